@@ -1,0 +1,399 @@
+"""Every setting of PoPS: one dictionary per environment, grouped by phase, and the rules that check it.
+
+An environment has two profiles. `paper` holds the settings of the paper (section V) as published. `fast` is `paper` with
+the changes in `FAST`, which reach a smaller student in minutes on two CPU cores; the README says what each is for.
+
+This module imports nothing heavy, so that a wrong setting is reported at once.
+"""
+
+import copy
+import difflib
+import json
+import math
+
+
+class ConfigurationError(ValueError):
+    """A setting, argument or input file is wrong. The message is one line: what is wrong, where, what would be right."""
+
+
+# Rules. Each says in words what it accepts, and tells whether a value fits.
+
+
+class Rule:
+    def __init__(self, accepts, fits):
+        self.accepts, self.fits = accepts, fits
+
+
+def _is_integer(value):
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value):
+    return (_is_integer(value) or isinstance(value, float)) and math.isfinite(value)
+
+
+def integer(low, high=10**9):
+    return Rule(f"an integer from {low} to {high}", lambda v: _is_integer(v) and low <= v <= high)
+
+
+def number(low, high=1e9):
+    return Rule(f"a number from {low:g} to {high:g}", lambda v: _is_number(v) and low <= v <= high)
+
+
+def positive(high=1e9):
+    return Rule(f"a number above 0, up to {high:g}", lambda v: _is_number(v) and 0 < v <= high)
+
+
+def one_of(*names):
+    return Rule("one of " + ", ".join(names), lambda v: isinstance(v, str) and v in names)
+
+
+TEXT = Rule("a name", lambda v: isinstance(v, str) and v != "")
+REWARD = Rule("a number", _is_number)
+FLAG = Rule("true or false", lambda v: isinstance(v, bool))
+SPARSITY = Rule("a number from 0 up to, not including, 1", lambda v: _is_number(v) and 0 <= v < 1)
+WIDTHS = Rule(
+    "a list of integers from 1 to 100000",
+    lambda v: isinstance(v, list) and 0 < len(v) <= 100 and all(_is_integer(w) and 1 <= w <= 100_000 for w in v),
+)
+
+
+def _is_rates(rates):
+    """[[last_epoch, rate], ..., [null, rate]]: a learning rate that is constant by pieces."""
+    if not (isinstance(rates, list) and rates and all(isinstance(row, list) and len(row) == 2 for row in rates)):
+        return False
+    ends = [row[0] for row in rates]
+    return (
+        all(_is_number(row[1]) and 0 < row[1] <= 1 for row in rates)
+        and ends[-1] is None
+        and all(_is_integer(end) and end >= 1 for end in ends[:-1])
+        and ends[:-1] == sorted(set(ends[:-1]))
+    )
+
+
+def _is_rate_table(table):
+    if _is_number(table):
+        return 0 < table <= 1
+    if not (isinstance(table, list) and table and all(isinstance(row, list) and len(row) == 2 for row in table)):
+        return False
+    bounds = [row[0] for row in table]
+    return (
+        all(_is_number(bound) and 0 <= bound <= 100 for bound in bounds)
+        and bounds == sorted(set(bounds), reverse=True)
+        and bounds[-1] == 0
+        and all(_is_rates(row[1]) for row in table)
+    )
+
+
+RATE_TABLE = Rule(
+    "a number above 0, up to 1, or a table [[above_percent, [[last_epoch, rate], ..., [null, rate]]], ..., [0, ...]]",
+    _is_rate_table,
+)
+
+
+def linear(first, last, epochs):
+    """A learning rate that falls in a straight line from `first` at epoch 1 to `last` at epoch `epochs` and stays there."""
+    step = (last - first) / (epochs - 1)
+    rows = [[epoch, first + step * (epoch - 1)] for epoch in range(1, epochs)]
+    return rows + [[None, last]]
+
+
+def learning_rate(table, percent, epoch):
+    """The learning rate for a student of `percent` % of the original weights in its `epoch`-th epoch (from 1)."""
+    if _is_number(table):
+        return float(table)
+    rates = next(rates for above, rates in table if percent > above)
+    return next(rate for last_epoch, rate in rates if last_epoch is None or epoch <= last_epoch)
+
+
+# What there is to set: group, key, rule, what it means. The paper's symbol stands in brackets.
+SETTINGS = {
+    "environment": {
+        "id": (TEXT, "Gymnasium's name of the environment"),
+        "max_episode_steps": (integer(1), "steps after which an episode is cut off"),
+    },
+    "model": {
+        "observation_shape": (WIDTHS, "shape of one observation"),
+        "actions": (integer(2, 1000), "number of discrete actions"),
+        "widths": (WIDTHS, "units of each hidden layer of the teacher"),
+        "output_activation": (one_of("linear", "relu"), "linear; relu is what the paper's published CartPole teacher has"),
+    },
+    "evaluation": {
+        "objective": (REWARD, "mean reward above which a student is good"),
+        "lower_bound": (REWARD, "mean reward below which pruning has gone too far"),
+        "acting": (one_of("greedy", "sample"), "greedy: the largest output; sample: from the softmax of the outputs"),
+        "confidence": (number(0, 10), "standard errors by which a mean must lie above the objective"),
+        "report_episodes": (integer(2), "fresh episodes behind every reported reward"),
+    },
+    "teacher": {
+        "environments": (integer(1, 4096), "environments that the teacher plays side by side"),
+        "steps": (integer(1), "environment steps after which training ends at the latest"),
+        "learning_starts": (integer(1), "environment steps before the first update"),
+        "steps_per_update": (integer(1), "environment steps for one update"),
+        "batch_size": (integer(1, 65536), "transitions in a minibatch"),
+        "discount": (number(0, 1), "gamma (γ)"),
+        "double_q": (FLAG, "choose the next action with the online network, value it with the target network"),
+        "epsilon_first": (number(0, 1), "share of random actions at the start (ε)"),
+        "epsilon_last": (number(0, 1), "share of random actions in the end"),
+        "epsilon_steps": (integer(1), "environment steps over which ε falls"),
+        "learning_rate_first": (positive(1), "Adam's learning rate at the start"),
+        "learning_rate_last": (positive(1), "Adam's learning rate in the end; it falls in a straight line"),
+        "target_sync": (integer(1), "updates between copies into the target network"),
+        "evaluate_every": (integer(1), "environment steps between evaluations"),
+        "episodes": (integer(2), "episodes in an evaluation"),
+        "stop_above": (REWARD, "mean reward above which training ends"),
+    },
+    "replay": {
+        "capacity": (integer(1), "states, or transitions, that the replay memory holds"),
+        "observe": (integer(1), "steps that the teacher plays to fill it (the paper's `observe`)"),
+        "environments": (integer(1, 4096), "environments that the teacher plays side by side"),
+        "refill": (FLAG, "fill it again before every iteration and epoch (paper), or once for the whole run"),
+        "epsilon": (number(0, 1), "share of random actions while the teacher fills it"),
+    },
+    "prune": {
+        "iterations": (integer(1), "IPP iterations at most (n)"),
+        "updates": (integer(1), "minibatch updates in an iteration"),
+        "evaluate_every": (integer(1), "updates between evaluations"),
+        "episodes": (integer(2), "episodes in an evaluation"),
+        "batch_size": (integer(1, 65536), "states in a minibatch"),
+        "tau": (positive(1000), "temperature of the teacher's softmax (τ)"),
+        "optimizer": (one_of("rmsprop", "adam"), "how gradients become updates"),
+        "learning_rate": (RATE_TABLE, "by size of the student in percent and by iteration"),
+        "initial_sparsity": (SPARSITY, "s_0"),
+        "final_sparsity": (SPARSITY, "s_f"),
+        "begin": (integer(0), "student update at which sparsity starts to grow (t_0)"),
+        "end": (integer(1), "student update at which it reaches s_f (t_1)"),
+        "frequency": (integer(1), "updates between mask updates (pruning_freq)"),
+        "recovery": (
+            one_of("freeze", "rollback"),
+            "below the lower bound: freeze the sparsity (paper), or go back to the last good state and prune more slowly",
+        ),
+        "patience": (integer(1), "evaluations or iterations in a row after which a rule of IPP acts"),
+        "rollbacks": (integer(0), "rollbacks after which IPP ends"),
+    },
+    "distill": {
+        "members": (integer(1, 256), "initialisations trained side by side; the best one is kept"),
+        "hidden_bias": (number(-10, 10), "value that hidden biases start from"),
+        "epochs": (integer(1), "epochs at most (n)"),
+        "updates": (integer(1), "minibatch updates in an epoch"),
+        "episodes": (integer(2), "episodes in an evaluation, for each member"),
+        "confirm_episodes": (integer(0), "further episodes on which the chosen member must meet the objective again"),
+        "patience": (integer(1), "evaluations in a row above the objective that end distillation"),
+        "batch_size": (integer(1, 65536), "states in a minibatch"),
+        "tau": (positive(1000), "temperature of the teacher's softmax (τ)"),
+        "optimizer": (one_of("rmsprop", "adam"), "how gradients become updates"),
+        "learning_rate": (RATE_TABLE, "by size of the student in percent and by epoch"),
+    },
+    "pops": {
+        "steps": (integer(1, 1000), "PoPS steps (prune, shrink, distill) at most"),
+        "sizes": (
+            one_of("live_units", "budgets"),
+            "widths of the shrunk student: the live units scaled to the nonzero budget, or each layer's budget alone (paper)",
+        ),
+        "min_change": (number(0, 100), "points of percent of the original size; a smaller change ends PoPS"),
+        "retry_between": (FLAG, "when a shrunk student fails, try one size between it and the last that worked"),
+    },
+}
+
+
+def _by_epoch(epochs, rates):
+    return [[end, rate] for end, rate in zip([*epochs, None], rates, strict=True)]
+
+
+_EPOCHS = (20, 50, 80)
+_DISTILLATION_RATES = [
+    [40, _by_epoch(_EPOCHS, (1e-5, 5e-6, 2e-6, 1e-6))],
+    [10, _by_epoch(_EPOCHS, (1e-4, 5e-5, 2e-5, 1e-5))],
+]
+
+CARTPOLE = {
+    "environment": {"id": "CartPole-v1", "max_episode_steps": 200},
+    "model": {"observation_shape": [4], "actions": 2, "widths": [256, 256, 128], "output_activation": "linear"},
+    "evaluation": {
+        "objective": 190,
+        "lower_bound": 80,
+        "acting": "greedy",
+        "confidence": 0,
+        "report_episodes": 100,
+    },
+    "teacher": {
+        "environments": 1,
+        "steps": 500_000,
+        "learning_starts": 25_000,
+        "steps_per_update": 1,
+        "batch_size": 128,
+        "discount": 0.99,
+        "double_q": False,
+        "epsilon_first": 1.0,
+        "epsilon_last": 0.05,
+        "epsilon_steps": 100_000,
+        "learning_rate_first": 1e-3,
+        "learning_rate_last": 5e-5,
+        "target_sync": 600,
+        "evaluate_every": 5_000,
+        "episodes": 100,
+        "stop_above": 195,
+    },
+    "replay": {"capacity": 100_000, "observe": 10_000, "environments": 1, "refill": True, "epsilon": 0.0},
+    "prune": {
+        "iterations": 125,
+        "updates": 20_000,
+        "evaluate_every": 1_000,
+        "episodes": 25,
+        "batch_size": 128,
+        "tau": 0.01,
+        "optimizer": "rmsprop",
+        "learning_rate": [*_DISTILLATION_RATES, [0, _by_epoch(_EPOCHS, (1e-7, 8e-8, 5e-8, 1e-9))]],
+        "initial_sparsity": 0.0,
+        "final_sparsity": 0.99,
+        "begin": 0,
+        "end": 500_000,
+        "frequency": 10,
+        "recovery": "freeze",
+        "patience": 5,
+        "rollbacks": 0,
+    },
+    "distill": {
+        "members": 1,
+        "hidden_bias": 0.0,
+        "epochs": 125,
+        "updates": 20_000,
+        "episodes": 10,
+        "confirm_episodes": 0,
+        "patience": 5,
+        "batch_size": 128,
+        "tau": 0.01,
+        "optimizer": "rmsprop",
+        "learning_rate": [*_DISTILLATION_RATES, [0, _by_epoch(_EPOCHS, (1e-3, 5e-4, 2e-4, 1e-4))]],
+    },
+    "pops": {"steps": 20, "sizes": "budgets", "min_change": 0.05, "retry_between": False},
+}
+
+# What `fast` changes. The reasons and their measured effect stand in the README's list of departures from the paper.
+CARTPOLE_FAST = {
+    "evaluation": {"objective": 195, "confidence": 2, "report_episodes": 1000},
+    "teacher": {
+        "environments": 16,
+        "steps": 200_000,
+        "learning_starts": 2_000,
+        "steps_per_update": 2,
+        "double_q": True,
+        "epsilon_steps": 20_000,
+        "learning_rate_first": 5e-4,
+        "target_sync": 250,
+        "stop_above": 199.9,
+    },
+    "replay": {"observe": 100_000, "environments": 500, "refill": False, "epsilon": 0.1},
+    "prune": {
+        "iterations": 50,
+        "updates": 250,
+        "evaluate_every": 250,
+        "optimizer": "adam",
+        "learning_rate": 1e-3,
+        "end": 5_000,
+        "recovery": "rollback",
+        "patience": 2,
+        "rollbacks": 4,
+    },
+    "distill": {
+        "members": 8,
+        "hidden_bias": 0.3,
+        "epochs": 15,
+        "updates": 1_000,
+        "episodes": 25,
+        "confirm_episodes": 200,
+        "patience": 1,
+        "optimizer": "adam",
+        "learning_rate": [[0, linear(3e-3, 3e-4, 15)]],
+    },
+    "pops": {"sizes": "live_units", "min_change": 0, "retry_between": True},
+}
+
+ENVIRONMENTS = {"cartpole": {"paper": CARTPOLE, "fast": CARTPOLE_FAST}}
+PROFILES = ("fast", "paper")
+
+
+def _nearest(name, names):
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(names)}"
+
+
+def check_environment(name):
+    if name not in ENVIRONMENTS:
+        raise ConfigurationError(f"unknown environment {name!r}{_nearest(name, list(ENVIRONMENTS))}")
+
+
+def _parse(assignment):
+    """`group.key=value` as (group, key, value). The value is JSON; what is not JSON is taken as a word."""
+    name, equals, text = assignment.partition("=")
+    group, dot, key = name.partition(".")
+    if not (equals and dot):
+        raise ConfigurationError(f"--set {assignment}: write it as group.key=value, for example prune.iterations=3")
+    names = [f"{g}.{k}" for g, keys in SETTINGS.items() for k in keys]
+    if name not in names:
+        raise ConfigurationError(f"--set {name}: unknown setting{_nearest(name, names)}")
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = text
+    return group, key, value
+
+
+def configuration(environment, profile="fast", assignments=()):
+    """Returns the checked configuration of an environment: {group: {key: value}}.
+
+    Args:
+        environment: a key of `ENVIRONMENTS`.
+        profile: "fast" or "paper".
+        assignments: strings `group.key=value` that change single settings, the last one winning.
+
+    Raises:
+        ConfigurationError: unknown environment, profile or setting, or a value that does not fit.
+    """
+    check_environment(environment)
+    if profile not in PROFILES:
+        raise ConfigurationError(f"unknown profile {profile!r}{_nearest(profile, list(PROFILES))}")
+    config = copy.deepcopy(ENVIRONMENTS[environment]["paper"])
+    if profile == "fast":
+        for group, changes in ENVIRONMENTS[environment]["fast"].items():
+            config[group].update(copy.deepcopy(changes))
+    for assignment in assignments:
+        group, key, value = _parse(assignment)
+        config[group][key] = value
+    validate(config)
+    return config
+
+
+def validate(config):
+    """Raises ConfigurationError, naming the key, unless `config` has exactly the settings of `SETTINGS`, each fitting."""
+    for group in (*SETTINGS, *config):
+        if group not in config or group not in SETTINGS or not isinstance(config[group], dict):
+            raise ConfigurationError(f"configuration: group {group!r} is missing, unknown or not a dictionary")
+        for key in (*SETTINGS[group], *config[group]):
+            if key not in SETTINGS[group]:
+                raise ConfigurationError(f"{group}.{key}: unknown setting{_nearest(key, list(SETTINGS[group]))}")
+            if key not in config[group]:
+                raise ConfigurationError(f"{group}.{key}: missing")
+            rule, meaning = SETTINGS[group][key]
+            if not rule.fits(config[group][key]):
+                value = json.dumps(config[group][key], default=repr)
+                raise ConfigurationError(f"{group}.{key}: {value[:60]} is not {rule.accepts} ({meaning})")
+
+    def require(group, key, holds, what):
+        if not holds:
+            raise ConfigurationError(f"{group}.{key}: {config[group][key]} {what}")
+
+    evaluation, replay, prune, teacher = (config[g] for g in ("evaluation", "replay", "prune", "teacher"))
+    require("evaluation", "lower_bound", evaluation["lower_bound"] < evaluation["objective"], "is not below the objective")
+    require("prune", "end", prune["end"] > prune["begin"], "is not after prune.begin")
+    require(
+        "prune",
+        "final_sparsity",
+        prune["final_sparsity"] >= prune["initial_sparsity"],
+        "is below prune.initial_sparsity",
+    )
+    require("prune", "updates", prune["updates"] % prune["evaluate_every"] == 0, "is not a multiple of prune.evaluate_every")
+    require("replay", "capacity", replay["capacity"] >= replay["observe"], "is below replay.observe")
+    require("replay", "observe", replay["observe"] >= replay["environments"], "is below replay.environments")
+    require("teacher", "steps", teacher["steps"] >= teacher["learning_starts"], "is below teacher.learning_starts")
+    require("teacher", "epsilon_last", teacher["epsilon_last"] <= teacher["epsilon_first"], "is above teacher.epsilon_first")

@@ -1,0 +1,255 @@
+"""The policies: masked layers, the `DQNAgent` interface, and each environment's teacher and student.
+
+A teacher is a plain Keras network. A student is the same network with other widths, masked kernels and the distillation
+loss; several initialisations of it (`members`) lie along a leading axis of its weights and are trained at once. Both are
+saved as plain Keras models, which load where this project is not installed.
+"""
+
+import itertools
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from configs import ConfigurationError
+
+# Up to this many weights a product is done as multiply and sum. The compiler fuses that with its neighbours, while a call
+# of the matrix product costs more than the arithmetic of so small a layer (`scripts/bench.py` shows the effect).
+SMALL_KERNEL = 64
+
+
+class MaskedDense(keras.layers.Layer):
+    """A dense layer whose kernel is multiplied by a mask of zeros and ones (paper, section IV), for several members.
+
+    Weights that the mask hides get no gradient, so they stay as they are.
+
+    Args:
+        units: output width.
+        members: independent copies of the layer, trained side by side.
+        activation: name of a Keras activation.
+
+    Call arguments:
+        inputs: float32 [members or 1, batch, fan_in].
+
+    Returns:
+        float32 [members, batch, units].
+    """
+
+    def __init__(self, units, members=1, activation="linear"):
+        super().__init__()
+        self.units, self.members = units, members
+        self.activation = keras.activations.get(activation)
+
+    def build(self, input_shape):
+        shape = (self.members, input_shape[-1], self.units)
+        self.kernel = self.add_weight(shape=shape, initializer="zeros", name="kernel")
+        self.bias = self.add_weight(shape=(self.members, 1, self.units), initializer="zeros", name="bias")
+        self.mask = self.add_weight(shape=shape, initializer="ones", trainable=False, name="mask")
+
+    def call(self, inputs):
+        kernel = self.kernel * self.mask
+        if kernel.shape[-2] * kernel.shape[-1] <= SMALL_KERNEL:
+            outputs = keras.ops.sum(inputs[..., None] * kernel[:, None], axis=-2)
+        else:
+            outputs = keras.ops.matmul(inputs, kernel)
+        return self.activation(outputs + self.bias)
+
+
+def kernels(network):
+    """The kernels of a plain Keras network, input to output, as NumPy arrays: what the paper counts as weights."""
+    return [layer.get_weights()[0] for layer in network.layers if layer.get_weights()]
+
+
+def count_weights(network):
+    """(weights, nonzero weights) of a plain Keras network. Kernels count, biases do not, as in the paper."""
+    arrays = kernels(network)
+    return sum(a.size for a in arrays), sum(int(np.count_nonzero(a)) for a in arrays)
+
+
+def load_network(path, observation_shape, actions):
+    """Loads a Keras file and checks its shapes. Never runs code from the file (Keras safe mode).
+
+    Raises:
+        ConfigurationError: no such file, not a readable Keras model, or not one of this environment's shapes.
+    """
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        network = keras.models.load_model(path, compile=False, safe_mode=True)
+        shapes = tuple(network.input_shape), tuple(network.output_shape)
+    except Exception as error:  # Keras raises many kinds for a damaged file
+        reason = " ".join(str(error).split())[:120]
+        raise ConfigurationError(f"{path}: not a readable Keras model file ({reason})") from None
+    wanted = (None, *observation_shape), (None, actions)
+    if shapes != wanted:
+        raise ConfigurationError(
+            f"{path}: takes {list(shapes[0])} and gives {list(shapes[1])}; "
+            f"this environment needs {list(wanted[0])} and {list(wanted[1])}"
+        )
+    return network
+
+
+class DQNAgent:
+    """A policy: a network from a batch of observations to one value per action. Subclasses say which layers it has.
+
+    Args:
+        settings: the configuration's group `model`.
+        widths: units of each hidden layer; the settings' if left out.
+
+    Attributes:
+        network: the Keras network. Input [batch, *observation_shape], output [batch, actions], before any softmax.
+    """
+
+    environment = None  # the environment's key in configs.ENVIRONMENTS
+
+    def __init__(self, settings, widths=None):
+        self.settings = settings
+        self.widths = tuple(widths or settings["widths"])
+        self.network = self.build()
+
+    def layers(self, dense):
+        """The network's layers, input to output, made by `dense(units, activation=...)`."""
+        raise NotImplementedError
+
+    def build(self):
+        return self.plain_network("teacher")
+
+    def plain_network(self, role):
+        """A new network of plain Keras layers, named after the environment and its role."""
+        inputs = keras.Input(self.settings["observation_shape"])
+        return keras.Sequential([inputs, *self.layers(keras.layers.Dense)], name=f"{self.environment}_{role}")
+
+    def loss(self, outputs, actions, targets):
+        """Mean Huber loss of Q-learning.
+
+        Args:
+            outputs: Q-values, float32 [batch, actions].
+            actions: the actions taken, int32 [batch].
+            targets: what their Q-values should be, float32 [batch].
+        """
+        error = tf.abs(tf.gather(outputs, actions, batch_dims=1) - targets)
+        return tf.reduce_mean(tf.where(error < 1, 0.5 * error**2, error - 0.5))
+
+    def layer_sizes(self, widths=None):
+        """Number of weights N_l of each layer, for these or other widths."""
+        units = [*self.settings["observation_shape"], *(widths or self.widths), self.settings["actions"]]
+        return [before * after for before, after in itertools.pairwise(units)]
+
+    def connections(self, network):
+        """For each layer of a plain network of this kind, bool [units in, units out]: whether a weight joins the two."""
+        return [kernel != 0 for kernel in kernels(network)]
+
+    def kernel_shapes(self):
+        return [tuple(layer.kernel.shape) for layer in self.network.layers]
+
+    def initial_weights(self, generator, hidden_bias=0.0):
+        """He-normal kernels and constant hidden biases, in the order of `network.trainable_variables`."""
+        weights = []
+        shapes = self.kernel_shapes()
+        for index, (shape, variable) in enumerate(zip(shapes, self.network.trainable_variables[1::2], strict=True)):
+            kernel = generator.normal(0, np.sqrt(2 / shape[-2]), shape).astype(np.float32)
+            bias = 0.0 if index == len(shapes) - 1 else hidden_bias
+            weights += [kernel, np.full(variable.shape, bias, np.float32)]
+        return weights
+
+    @classmethod
+    def load(cls, path, settings):
+        """Loads a teacher of any widths from a Keras file.
+
+        Raises:
+            ConfigurationError: see `load_network`; also if the layers are not of this agent's kind.
+        """
+        network = load_network(path, settings["observation_shape"], settings["actions"])
+        layers = [layer for layer in network.layers if not isinstance(layer, keras.layers.InputLayer)]
+        activations = [getattr(getattr(layer, "activation", None), "__name__", "") for layer in layers]
+        if (
+            not all(type(layer) is keras.layers.Dense and layer.use_bias for layer in layers)
+            or set(activations[:-1]) - {"relu"}
+            or len(layers) < 2
+            or activations[-1] not in ("linear", "relu")
+        ):
+            raise ConfigurationError(f"{path}: not a stack of dense layers with ReLU, as {cls.__name__} is")
+        settings = settings | {"output_activation": activations[-1]}
+        agent = cls(settings, [layer.units for layer in layers[:-1]])
+        agent.network.set_weights(network.get_weights())
+        return agent
+
+
+class CartPoleDQN(DQNAgent):
+    """CartPole's teacher: an MLP, 4-256-256-128-2 in the paper. Outputs Q-values."""
+
+    environment = "cartpole"
+
+    def layers(self, dense):
+        hidden = [dense(width, activation="relu") for width in self.widths]
+        return [*hidden, dense(self.settings["actions"], activation=self.settings["output_activation"])]
+
+
+class Student:
+    """What every student adds to its teacher's class: masks, members, and the distillation loss.
+
+    A student's weights and masks are passed to it, so that training can carry them through a compiled loop and an
+    earlier state can be kept by keeping its tensors.
+    """
+
+    def __init__(self, settings, widths=None, members=1):
+        self.members = members
+        super().__init__(settings, widths)
+        self.outputs = tf.function(self.__call__)
+
+    def build(self):
+        def dense(units, activation):
+            return MaskedDense(units, self.members, activation)
+
+        # The first axis, Keras's batch axis, holds the members; the second one holds the batch.
+        network = keras.Sequential(self.layers(dense))
+        network.build((self.members, None, *self.settings["observation_shape"]))
+        return network
+
+    def __call__(self, weights, masks, observations):
+        """Outputs of every member: float32 [members, batch, actions] from [members or 1, batch, *observation_shape]."""
+        return self.network.stateless_call(weights, masks, observations)[0]
+
+    def full_masks(self):
+        return [tf.ones(shape) for shape in self.kernel_shapes()]
+
+    def loss(self, teacher_outputs, outputs, tau):
+        """Distillation loss (paper, section III): the sum over the batch of KL(softmax(y_T/τ) ‖ softmax(y_S)).
+
+        Args:
+            teacher_outputs: float32 [batch, actions].
+            outputs: float32 [members, batch, actions].
+            tau: temperature τ.
+
+        Returns:
+            float32 [members].
+        """
+        teacher = tf.nn.softmax(teacher_outputs / tau) + 1e-5
+        student = tf.nn.softmax(outputs) + 1e-5
+        return tf.reduce_sum(teacher * (tf.math.log(teacher) - tf.math.log(student)), axis=[-2, -1])
+
+    def plain(self, weights, masks, member=0, role="student"):
+        """One member as a plain Keras network, its masks multiplied in."""
+        network = self.plain_network(role)
+        arrays = []
+        for kernel, bias, mask in zip(weights[::2], weights[1::2], masks, strict=True):
+            # Adding zero turns the -0.0 of a masked negative weight into 0.0.
+            arrays += [np.asarray(kernel[member] * mask[member]) + 0.0, np.asarray(bias[member, 0])]
+        network.set_weights(arrays)
+        return network
+
+    def copy(self, network):
+        """Weights and masks that make member 0 a copy of a plain network; its zeros give the masks."""
+        arrays = [np.asarray(array) for array in network.get_weights()]
+        weights = [a[None] if index % 2 == 0 else a[None, None] for index, a in enumerate(arrays)]
+        return [tf.constant(w) for w in weights], [tf.constant((w != 0).astype(np.float32)) for w in weights[::2]]
+
+
+class StudentCartPole(Student, CartPoleDQN):
+    """CartPole's student."""
+
+
+AGENTS = {"cartpole": (CartPoleDQN, StudentCartPole)}

@@ -1,0 +1,463 @@
+"""PoPS: iterative policy pruning (IPP), redundancy, sizes from redundancy, and the outer loop (paper, section IV)."""
+
+import itertools
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from configs import learning_rate
+from model import AGENTS, count_weights, kernels
+from train import (
+    Task,
+    TrainingState,
+    check_loss,
+    evaluate_network,
+    evaluate_student,
+    fill_replay,
+    fit_supervised,
+    initial_state,
+    lower_confidence,
+    train_student,
+)
+from utils import reward_statistics
+
+
+@dataclass(frozen=True)
+class PruningSchedule:
+    """How sparse each layer is after t student updates, and which weights that hides (paper, section IV-A).
+
+    s(t) = s_f + (s_0 − s_f)(1 − (t − t_0)/(t_1 − t_0))³, with t clipped to [t_0, t_1].
+
+    Args:
+        initial: s_0, final: s_f, begin: t_0, end: t_1.
+        frequency: student updates between mask updates (pruning_freq).
+    """
+
+    initial: float
+    final: float
+    begin: int
+    end: int
+    frequency: int
+
+    def sparsity(self, t):
+        """s(t), a float or a tensor like `t`."""
+        left = 1 - (tf.clip_by_value(tf.cast(t, tf.float32), self.begin, self.end) - self.begin) / (self.end - self.begin)
+        return self.final + (self.initial - self.final) * left**3
+
+    def masks(self, weights, masks, t):
+        """The masks at time t: in each layer the floor(s(t) N_l) smallest |w| are hidden.
+
+        Hidden weights count as zero, so they stay hidden while s(t) grows.
+        """
+        sparsity = self.sparsity(t)
+        return [magnitude_mask(kernel * mask, sparsity) for kernel, mask in zip(weights[::2], masks, strict=True)]
+
+
+def magnitude_mask(kernel, sparsity):
+    """Mask, float32 like `kernel`, that hides the floor(sparsity · N) smallest of the N magnitudes of each member.
+
+    Of equal magnitudes the one further to the front is hidden first, so the number hidden is exact.
+
+    Args:
+        kernel: float32 [members, ...].
+        sparsity: float32 scalar in [0, 1).
+    """
+    flat = tf.reshape(kernel, [kernel.shape[0], -1])
+    size = flat.shape[1]
+    # Non-negative floats order like their bits. With the position below them, all keys differ, and the key of a given
+    # rank is found by bisection: 31 + log2(N) counts over the array. A sort takes ten times as long.
+    bits = tf.cast(tf.bitcast(tf.abs(flat), tf.int32), tf.int64)
+    keys = bits * size + tf.range(size, dtype=tf.int64)
+    hidden = tf.cast(tf.floor(sparsity * size), tf.int32)
+
+    def halve(low, high):
+        middle = low + (high - low) // 2
+        enough = tf.math.count_nonzero(keys < middle, axis=1, keepdims=True, dtype=tf.int32) >= hidden
+        return tf.where(enough, low, middle + 1), tf.where(enough, middle, high)
+
+    low = tf.zeros([flat.shape[0], 1], tf.int64)
+    high = tf.fill([flat.shape[0], 1], tf.constant(2**31 * size, tf.int64))
+    rounds = (2**31 * size).bit_length()
+    threshold, _ = tf.while_loop(lambda *_: True, halve, (low, high), maximum_iterations=rounds)
+    return tf.reshape(tf.cast(keys >= threshold, tf.float32), kernel.shape)
+
+
+# Iterative policy pruning
+
+
+class Freeze:
+    """The paper's answer to a bad score: stop pruning until the score is good again (section IV-A)."""
+
+    def __init__(self, settings, state):
+        self.patience = settings["patience"]
+        self.speed = 1.0  # of the schedule's clock; 0 is off
+        self.rate_factor = 1.0
+        self.kicks = 0
+        self.below = self.bad = self.off = self.still = 0  # how often in a row
+        self.sparsity = None
+
+    def after_evaluation(self, state, met, below):
+        """Returns the state to go on with and whether the iteration ends early."""
+        if met:
+            self.speed = 1.0
+        elif below:
+            self.speed = 0.0
+        self.below = self.below + 1 if below else 0
+        return state, self.below >= self.patience
+
+    def after_iteration(self, below, sparsity):
+        """Returns whether IPP ends. `below`: the iteration's mean score was below the lower bound."""
+        self.below = 0
+        self.bad = self.bad + 1 if below else 0
+        self.off = self.off + 1 if self.speed == 0 else 0
+        self.still = self.still + 1 if self.speed == 0 and sparsity == self.sparsity else 0
+        self.sparsity = sparsity
+        if self.off == self.patience:  # get unstuck: the learning rate times 10, then by 100, then times 1000, ...
+            self.kicks += 1
+            self.rate_factor *= 10.0 ** (self.kicks if self.kicks % 2 else -self.kicks)
+        return self.bad >= self.patience or self.still >= self.patience
+
+
+class Rollback:
+    """Our answer to a bad score: go back to the last good state and prune half as fast.
+
+    Hidden weights get no gradient, so a network that has collapsed at a sparsity does not recover while it is frozen there.
+    """
+
+    rate_factor = 1.0
+
+    def __init__(self, settings, state):
+        self.patience, self.left = settings["patience"], settings["rollbacks"]
+        self.end = settings["end"]
+        self.speed = 1.0
+        self.good, self.below, self.done = state, 0, False
+
+    def after_evaluation(self, state, met, below):
+        self.below = self.below + 1 if below else 0
+        if met:
+            self.good = state
+            self.done = float(state.clock) >= self.end  # as sparse as the schedule goes
+        if self.below >= self.patience:
+            self.below = 0
+            self.done = self.left == 0
+            self.left -= 1
+            self.speed /= 2
+            state = self.good
+        return state, self.done
+
+    def after_iteration(self, below, sparsity):
+        return self.done
+
+
+RECOVERIES = {"freeze": Freeze, "rollback": Rollback}
+
+
+class Pruned(NamedTuple):
+    """The sparsest state that met the objective, and the rewards [episodes] it did so with."""
+
+    state: TrainingState
+    rewards: np.ndarray
+
+
+def iterative_pruning_policy_distillation(student, state, task, step):
+    """IPP (paper, section IV-A): prunes a student step by step while the teacher's behaviour is distilled into it.
+
+    Args:
+        student: a student of model.py with one member.
+        state: its TrainingState to start from.
+        task: Task.
+        step: number of the PoPS step (from 1).
+
+    Returns:
+        Pruned, or None if no evaluation met the objective.
+
+    Raises:
+        RunFailed: the loss is no longer a number.
+    """
+    settings, goal = task.config["prune"], task.config["evaluation"]
+    schedule = PruningSchedule(
+        settings["initial_sparsity"],
+        settings["final_sparsity"],
+        settings["begin"],
+        settings["end"],
+        settings["frequency"],
+    )
+    recovery = RECOVERIES[settings["recovery"]](settings, state)
+    weights, percent = sum(student.layer_sizes()), task.percent(student)
+    best, fewest = None, math.inf
+    for iteration in range(1, settings["iterations"] + 1):
+        rate = recovery.rate_factor * learning_rate(settings["learning_rate"], percent, iteration)
+        replay = task.replay or fill_replay(task, "prune", step, iteration)
+        generator = task.seeds.generator("minibatches", "prune", step, iteration)
+        means = []
+        for number in range(settings["updates"] // settings["evaluate_every"]):
+            state, loss = train_student(
+                student, state, replay, settings, generator, settings["evaluate_every"], rate, schedule, recovery.speed
+            )
+            check_loss(loss, "prune", step, state)
+            rewards = evaluate_student(student, state, task, settings["episodes"], "prune", step, iteration, number)[0]
+            nonzero = sum(int(tf.math.count_nonzero(mask)) for mask in state.masks)
+            task.record(
+                phase="prune",
+                step=step,
+                iteration=iteration,
+                update=int(state.update),
+                weights=weights,
+                nonzero=nonzero,
+                learning_rate=rate,
+                loss=float(loss[0]),
+                rewards=rewards,
+            )
+            means.append(rewards.mean())
+            met = lower_confidence(rewards, goal["confidence"]) > goal["objective"]
+            if met and nonzero <= fewest:
+                best, fewest = Pruned(state, rewards), nonzero
+            state, ended = recovery.after_evaluation(state, met, rewards.mean() < goal["lower_bound"])
+            if ended:
+                break
+        if recovery.after_iteration(np.mean(means) < goal["lower_bound"], nonzero / weights):
+            break
+    return best
+
+
+# Redundancy and sizes
+
+
+def calculate_redundancy(network, original_sizes):
+    """Redundancy of each layer (paper, section IV-B): ρ_l = 1 − NNZ_l / N_l.
+
+    Args:
+        network: plain Keras network, pruned.
+        original_sizes: N_l, the number of weights of each layer in the original student.
+
+    Returns:
+        float64 [layers].
+    """
+    nonzero = [np.count_nonzero(kernel) for kernel in kernels(network)]
+    return 1 - np.array(nonzero) / np.array(original_sizes)
+
+
+def count_live_units(connections):
+    """Units of each hidden layer that still lie on a path of nonzero weights from an input to an output.
+
+    Args:
+        connections: for each layer, bool [units in, units out]: whether any weight joins the two.
+    """
+    reached = [np.ones(connections[0].shape[0], bool)]
+    for layer in connections:
+        reached.append(layer[reached[-1]].any(axis=0))
+    used = [np.ones(connections[-1].shape[1], bool)]
+    for layer in reversed(connections):
+        used.append(layer[:, used[-1]].any(axis=1))
+    used.reverse()
+    return [int((r & u).sum()) for r, u in zip(reached[1:-1], used[1:-1], strict=True)]
+
+
+def _calculate_sizes_according_to_redundancy(redundancy, original_sizes, widths, count, live_units=None):
+    """Widths of a smaller dense student, from the redundancy of a pruned one (paper, section IV-B).
+
+    For every redundancy in [0, 1) the widths are integers from 1 to the pruned student's; the total number of weights is
+    below the pruned student's and at most the budget Σ (1 − ρ_l) N_l, unless the network of width 1 is larger than that;
+    and it never grows with redundancy.
+
+    Args:
+        redundancy: ρ_l of each layer.
+        original_sizes: N_l, what `redundancy` refers to.
+        widths: units of each hidden layer of the pruned student.
+        count: widths -> number of weights of each layer of such a network.
+        live_units: units of each hidden layer that are still alive: the shape that is scaled down to the budget. Without
+            it the widths follow from each layer's budget alone, as in the paper.
+
+    Returns:
+        Units of each hidden layer, a tuple.
+    """
+    sizes = np.array(count(widths), float)
+    # A budget is never more than the present layer, and all together are at least one weight below the present network.
+    budgets = np.minimum((1 - np.asarray(redundancy, float)) * original_sizes, sizes * (1 - 1 / sizes.sum()))
+    if live_units is None:
+        return _widths_from_budgets(budgets, widths, count)
+    return _widths_from_shape(budgets.sum(), live_units, count)
+
+
+def _widths_from_shape(budget, shape, count):
+    """The largest network within the budget whose widths are `shape` times one factor, rounded down, at least 1."""
+    best = tuple(1 for _ in shape)
+    factors = {Fraction(units, full) for full in shape for units in range(1, full + 1)}
+    for factor in sorted(factors):
+        widths = tuple(max(1, math.floor(factor * full)) for full in shape)
+        if sum(count(widths)) > budget:
+            break
+        best = widths
+    return best
+
+
+def _widths_from_budgets(budgets, widths, count):
+    """Widths such that each layer keeps to its own budget, or nearly so where the budget is below width 1.
+
+    A layer of budget b may be b/m times as large as at width 1 (m weights). The factor is split between the units on
+    its two sides in the proportion of the present widths' logarithms, and of the two layers that meet in a width the
+    smaller claim counts. What layers of width 1 have above their budget is taken from what the others have above width 1,
+    in proportion.
+    """
+    smallest = np.array(count([1] * len(widths)), float)
+    if budgets.sum() <= smallest.sum():
+        return tuple(1 for _ in widths)
+    surplus = np.maximum(budgets - smallest, 0)
+    factors = 1 + surplus * (budgets.sum() - smallest.sum()) / surplus.sum() / smallest
+    logs = np.log([1, *widths, 1])
+    result = []
+    for unit in range(1, len(widths) + 1):
+        claims = []
+        for factor, here, there in (
+            (factors[unit - 1], logs[unit], logs[unit - 1]),
+            (factors[unit], logs[unit], logs[unit + 1]),
+        ):
+            claims.append(factor ** (here / (here + there)) if here > 0 else 1.0)
+        result.append(min(widths[unit - 1], max(1, math.floor(min(claims)))))
+    return tuple(result)
+
+
+def widths_between(smaller, larger, count):
+    """Widths about half-way (in the logarithm of the weights) between two networks, or None if nothing lies between.
+
+    Args:
+        smaller, larger: units of each hidden layer; none of `smaller` above that of `larger`.
+        count: widths -> number of weights of each layer.
+    """
+    path, current = [], list(smaller)
+    while current != list(larger):
+        ratios = [full / units for units, full in zip(current, larger, strict=True)]
+        current[ratios.index(max(ratios))] += 1
+        path.append(tuple(current))
+    path = path[:-1]
+    middle = math.sqrt(sum(count(smaller)) * sum(count(larger)))
+    return min(path, key=lambda widths: abs(math.log(sum(count(widths)) / middle)), default=None)
+
+
+# The outer loop
+
+
+def pops(teacher, config, seeds, run):
+    """Policy pruning and shrinking (paper, algorithm 1): prune, read off the redundancy, shrink, distil, repeat.
+
+    Args:
+        teacher: DQNAgent with trained weights.
+        config: the configuration.
+        seeds: Seeds.
+        run: Run, which takes the models, the metrics and the summary as they come.
+
+    Returns:
+        The summary, as in summary.json.
+
+    Raises:
+        RunFailed: a loss is no longer a number.
+    """
+    student_class = AGENTS[teacher.environment][1]
+    original_sizes = teacher.layer_sizes()
+    task = Task(config, seeds, teacher.network, sum(original_sizes), None, run.metrics)
+    if not config["replay"]["refill"]:
+        task = task._replace(replay=fill_replay(task))
+
+    def report(network, *purpose):
+        weights, nonzero = count_weights(network)
+        rewards = evaluate_network(network, task, config["evaluation"]["report_episodes"], "report", *purpose)
+        return {
+            "weights": weights,
+            "nonzero": nonzero,
+            "percent": 100 * weights / task.original_weights,
+            **reward_statistics(rewards),
+        }
+
+    summary = {"teacher": {"widths": teacher.widths, **report(teacher.network, "teacher")}, "steps": []}
+    network, widths, settings = teacher.network, teacher.widths, teacher.settings
+    final = {"file": "student.keras", "step": 0, **summary["teacher"]}
+    ended = f"{config['pops']['steps']} steps done"
+    for step in range(1, config["pops"]["steps"] + 1):
+        started = run.seconds()
+        if max(widths) == 1:
+            ended = "one unit in each layer: no smaller network exists"
+            break
+        student = student_class(settings, widths)
+        state = initial_state(*student.copy(network))
+        pruned = iterative_pruning_policy_distillation(student, state, task, step)
+        if pruned is None:
+            ended = f"step {step}: no pruned student met the objective"
+            break
+        pruned_network = student.plain(pruned.state.weights, pruned.state.masks, role="pruned")
+        run.save_model(f"pruned_step_{step}.keras", pruned_network)
+
+        redundancy = calculate_redundancy(pruned_network, original_sizes)
+        live_units = count_live_units(student.connections(pruned_network))
+        entry = {
+            "step": step,
+            "from_widths": widths,
+            "pruned": report(pruned_network, "pruned", step),
+            "redundancy": [round(float(r), 6) for r in redundancy],
+            "live_units": live_units,
+        }
+        smaller = _calculate_sizes_according_to_redundancy(
+            redundancy,
+            original_sizes,
+            widths,
+            student.layer_sizes,
+            live_units if config["pops"]["sizes"] == "live_units" else None,
+        )
+        settings = settings | {"output_activation": "linear"}  # a fresh student needs no ReLU there
+        tried = shrink(student_class, settings, smaller, widths, student.layer_sizes, task, step)
+        distilled = tried[-1]["distilled"]
+        entry["attempts"] = [
+            {
+                "widths": attempt["widths"],
+                "weights": sum(student.layer_sizes(attempt["widths"])),
+                "met_objective": attempt["distilled"].met,
+                "epochs": attempt["distilled"].epochs,
+                "chosen_by": reward_statistics(attempt["distilled"].rewards),
+            }
+            for attempt in tried
+        ]
+        summary["steps"].append(entry)
+        if not distilled.met:
+            entry["seconds"] = round(run.seconds() - started, 1)
+            sizes = " and ".join(str(attempt["weights"]) for attempt in entry["attempts"])
+            ended = f"step {step}: no student of {sizes} weights met the objective"
+            break
+
+        previous, network, widths = sum(student.layer_sizes()), distilled.network, tried[-1]["widths"]
+        run.save_model(f"student_step_{step}.keras", network)
+        entry["shrunk"] = {"widths": widths, **report(network, "shrunk", step)}
+        entry["seconds"] = round(run.seconds() - started, 1)
+        final = {"file": "student.keras", "step": step, **entry["shrunk"]}
+        run.save_summary(summary)
+        change = 100 * (previous - entry["shrunk"]["weights"]) / task.original_weights
+        if change < config["pops"]["min_change"]:
+            ended = f"step {step}: the size changed by {change:.3g} points only"
+            break
+    run.save_model("student.keras", network)
+    summary |= {"ended": ended, "seconds": run.seconds(), "final": final}
+    run.save_summary(summary)
+    return summary
+
+
+def shrink(student_class, settings, smaller, larger, count, task, step):
+    """Distils the teacher into a fresh dense student; if that fails and the settings say so, into one size in between.
+
+    Args:
+        smaller, larger: widths of the student to try, and of the last one that worked.
+
+    Returns:
+        What was tried, in order: a list of {widths, distilled}. Only the last one can have met the objective.
+    """
+    tried = []
+    sizes = [smaller]
+    if task.config["pops"]["retry_between"]:
+        sizes += [widths for widths in [widths_between(smaller, larger, count)] if widths]
+    for attempt, widths in enumerate(sizes, 1):
+        student = student_class(settings, widths, members=task.config["distill"]["members"])
+        tried.append({"widths": widths, "distilled": fit_supervised(student, task, step, attempt)})
+        if tried[-1]["distilled"].met:
+            break
+    return tried

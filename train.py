@@ -1,0 +1,411 @@
+"""Training: the teacher (DQN), the replay that it fills, and the student (distillation, with or without pruning).
+
+Blocks of updates run inside one compiled function. Weights, masks and optimiser slots are tensors that its loop carries,
+not variables: that is faster, and going back to an earlier state is keeping its tensors. Keras's optimisers need
+variables under TensorFlow, so the two update rules stand here.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from configs import learning_rate
+from utils import ReplayMemory, RunFailed, Seeds, evaluate, make_environments, select_actions, standard_error
+
+
+class Task(NamedTuple):
+    """What students are trained for; the same throughout a run.
+
+    Attributes:
+        config: the configuration.
+        seeds: Seeds of the run.
+        teacher: plain Keras network.
+        original_weights: number of weights of the original student.
+        replay: ReplayMemory that the teacher filled once, or None to fill one before every iteration and epoch.
+        record: called with the values of each evaluation.
+    """
+
+    config: dict
+    seeds: Seeds
+    teacher: keras.Model
+    original_weights: int
+    replay: ReplayMemory
+    record: Callable
+
+    def percent(self, student):
+        """Size of a student in percent of the original."""
+        return 100 * sum(student.layer_sizes()) / self.original_weights
+
+
+class TrainingState(NamedTuple):
+    """All that training changes.
+
+    Attributes:
+        weights: kernel and bias of each layer, in the order of the network's trainable variables.
+        masks: one for each kernel; empty for a teacher.
+        moments: the optimiser's running means of gradients, then of their squares, each like `weights`.
+        update: float32 scalar, updates so far.
+        clock: float32 scalar, time t of the pruning schedule, in updates.
+    """
+
+    weights: list
+    masks: list
+    moments: tuple
+    update: tf.Tensor
+    clock: tf.Tensor
+
+
+def initial_state(weights, masks=()):
+    weights = [tf.convert_to_tensor(w) for w in weights]
+    zeros = [tf.zeros_like(w) for w in weights]
+    return TrainingState(weights, list(masks), (zeros, list(zeros)), tf.constant(0.0), tf.constant(0.0))
+
+
+def adam(weight, gradient, mean, square, update, rate):
+    """One step of Adam (Kingma and Ba, 2015; β1 0.9, β2 0.999, ε 1e-7). `update` counts from 1."""
+    mean = 0.9 * mean + 0.1 * gradient
+    square = 0.999 * square + 0.001 * gradient**2
+    rate = rate * tf.sqrt(1 - 0.999**update) / (1 - 0.9**update)
+    return weight - rate * mean / (tf.sqrt(square) + 1e-7), mean, square
+
+
+def rmsprop(weight, gradient, mean, square, update, rate):
+    """One step of RMSProp (decay 0.9, ε 1e-7), as the paper uses it. Has no mean of gradients."""
+    square = 0.9 * square + 0.1 * gradient**2
+    return weight - rate * gradient / tf.sqrt(square + 1e-7), mean, square
+
+
+OPTIMIZERS = {"adam": adam, "rmsprop": rmsprop}
+
+
+def apply_gradients(optimizer, state, gradients, rate):
+    update = state.update + 1
+    steps = [
+        optimizer(weight, gradient, mean, square, update, rate)
+        for weight, gradient, mean, square in zip(state.weights, gradients, *state.moments, strict=True)
+    ]
+    weights, means, squares = (list(parts) for parts in zip(*steps, strict=True))
+    return state._replace(weights=weights, moments=(means, squares), update=update)
+
+
+# Distillation
+
+
+@lru_cache(maxsize=4)
+def _student_block(student, optimizer, tau, schedule):
+    """Compiles a block of student updates for `train_student`."""
+    optimizer = OPTIMIZERS[optimizer]
+
+    @tf.function(jit_compile=True)
+    def block(state, observations, teacher_outputs, rate, speed):
+        def step(index, state, total):
+            if schedule is not None:
+                due = (speed > 0) & (tf.cast(state.update, tf.int32) % schedule.frequency == 0)
+                masks = tf.cond(
+                    due, lambda: schedule.masks(state.weights, state.masks, state.clock), lambda: list(state.masks)
+                )
+                state = state._replace(masks=masks, clock=state.clock + speed)
+            with tf.GradientTape() as tape:
+                tape.watch(state.weights)
+                outputs = student(state.weights, state.masks, observations[index][None])
+                loss = student.loss(teacher_outputs[index], outputs, tau)
+            gradients = tape.gradient(loss, state.weights)
+            return index + 1, apply_gradients(optimizer, state, gradients, rate), total + loss
+
+        updates = tf.shape(observations)[0]
+        total = tf.zeros([student.members])
+        _, state, total = tf.while_loop(lambda index, *_: index < updates, step, (0, state, total))
+        return state, total / tf.cast(updates * tf.shape(observations)[1], tf.float32)
+
+    return block
+
+
+def train_student(student, state, replay, settings, generator, updates, rate, schedule=None, speed=1.0):
+    """Distils the teacher's outputs in the replay into a student, pruning it on the way if there is a schedule.
+
+    Args:
+        student: a student of model.py.
+        state: its TrainingState.
+        replay: ReplayMemory with the fields observations and teacher_outputs.
+        settings: the configuration's group `prune` or `distill`.
+        generator: NumPy generator that draws the minibatches.
+        updates: number of minibatch updates.
+        rate: learning rate.
+        schedule: PruningSchedule or None.
+        speed: by how much the schedule's clock moves on with each update; 0 turns pruning off.
+
+    Returns:
+        The new state and the mean loss of one state in nats, float32 [members].
+    """
+    block = _student_block(student, settings["optimizer"], settings["tau"], schedule)
+    observations, teacher_outputs = replay.sample(generator, updates, settings["batch_size"])
+    state, loss = block(state, observations, teacher_outputs, tf.constant(rate), tf.constant(speed))
+    return state, loss.numpy()
+
+
+class Distilled(NamedTuple):
+    """The best student of a distillation.
+
+    Attributes:
+        network: plain Keras network.
+        met: whether it met the objective as often, and as clearly, as the settings ask for.
+        epochs: epochs trained.
+        rewards: those it was chosen by, float64 [episodes].
+    """
+
+    network: keras.Model
+    met: bool
+    epochs: int
+    rewards: np.ndarray
+
+
+def fit_supervised(student, task, step, attempt=1):
+    """Policy distillation (paper, section III): trains a fresh student to act like the teacher.
+
+    All members are trained on the same minibatches. The one with the best score is kept; it has met the objective when
+    its score was above it `patience` times in a row and, if the settings ask for it, once more on further episodes.
+
+    Args:
+        student: a student of model.py.
+        task: Task.
+        step: number of the PoPS step (from 1); attempt: number of the size tried in it.
+
+    Returns:
+        Distilled.
+
+    Raises:
+        RunFailed: the loss is no longer a number.
+    """
+    settings, goal = task.config["distill"], task.config["evaluation"]
+    weights = student.initial_weights(task.seeds.generator("initial_weights", step, attempt), settings["hidden_bias"])
+    state = initial_state(weights, student.full_masks())
+    percent = task.percent(student)
+    best, best_score, in_a_row = None, -np.inf, 0
+    for epoch in range(1, settings["epochs"] + 1):
+        purpose = ("distill", step, attempt, epoch)
+        rate = learning_rate(settings["learning_rate"], percent, epoch)
+        replay = task.replay or fill_replay(task, *purpose)
+        generator = task.seeds.generator("minibatches", *purpose)
+        state, losses = train_student(student, state, replay, settings, generator, settings["updates"], rate)
+        check_loss(losses, "distill", step, state)
+        rewards = evaluate_student(student, state, task, settings["episodes"], *purpose)
+        scores = lower_confidence(rewards, goal["confidence"])
+        member = int(scores.argmax())
+        task.record(
+            phase="distill",
+            step=step,
+            iteration=epoch,
+            update=int(state.update),
+            weights=sum(student.layer_sizes()),
+            nonzero=sum(student.layer_sizes()),
+            learning_rate=rate,
+            loss=float(losses[member]),
+            rewards=rewards[member],
+        )
+        in_a_row = in_a_row + 1 if scores[member] > goal["objective"] else 0
+        if scores[member] > best_score or in_a_row >= settings["patience"]:
+            network = student.plain(state.weights, state.masks, member)
+            best = Distilled(network, False, epoch, rewards[member])
+            best_score = scores[member]
+        if in_a_row >= settings["patience"]:
+            if settings["confirm_episodes"] == 0:
+                return best._replace(met=True)
+            further = evaluate_network(network, task, settings["confirm_episodes"], "confirm", *purpose)
+            if lower_confidence(further, goal["confidence"]) > goal["objective"]:
+                return best._replace(met=True, rewards=further)
+            in_a_row, best_score = 0, lower_confidence(further, goal["confidence"])
+    return best._replace(epochs=settings["epochs"])
+
+
+def check_loss(loss, phase, step, state):
+    if not np.isfinite(loss).all():
+        raise RunFailed(
+            f"{phase}, step {step}, update {int(state.update)}: the loss is {loss[~np.isfinite(loss)][0]}; "
+            f"try a lower {phase}.learning_rate"
+        )
+
+
+def lower_confidence(rewards, confidence):
+    """The mean less `confidence` standard errors, along the last axis."""
+    return rewards.mean(axis=-1) - confidence * standard_error(rewards)
+
+
+def evaluate_student(student, state, task, episodes, *purpose):
+    """Rewards of every member, float64 [members, episodes], on episodes that serve to choose students by."""
+    return evaluate(
+        lambda observations: student.outputs(state.weights, state.masks, observations),
+        task.config["environment"],
+        episodes,
+        task.seeds.environment("select", *purpose),
+        task.config["evaluation"]["acting"],
+        student.members,
+    )
+
+
+def evaluate_network(network, task, episodes, use, *purpose):
+    """Rewards of a plain network, float64 [episodes], on episodes of one of the `Seeds.USES`."""
+    seed = task.seeds.environment(use, *purpose)
+    return evaluate(plain_policy(network), task.config["environment"], episodes, seed, task.config["evaluation"]["acting"])[0]
+
+
+def plain_policy(network):
+    """A plain Keras network as a policy for `utils.evaluate`."""
+    outputs = tf.function(network)
+    return lambda observations: outputs(observations[0])[None]
+
+
+def fill_replay(task, *purpose):
+    """The teacher plays and fills a replay memory with observations and its outputs before softmax.
+
+    Args:
+        task: Task.
+        purpose: what the replay is for; its random numbers follow from it.
+
+    Returns:
+        ReplayMemory with at least `observe` states.
+    """
+    config, seeds, teacher = task.config, task.seeds, task.teacher
+    settings, model = config["replay"], config["model"]
+    replay = ReplayMemory(
+        settings["capacity"],
+        {
+            "observations": (model["observation_shape"], np.float32),
+            "teacher_outputs": ([model["actions"]], np.float32),
+        },
+    )
+    generator = seeds.generator("fill_replay", *purpose)
+    environments = make_environments(config["environment"], settings["environments"])
+    observations, _ = environments.reset(seed=seeds.environment("train", "fill_replay", *purpose))
+    policy = tf.function(teacher)
+    ended = np.zeros(settings["environments"], bool)
+    seen = 0
+    while seen < settings["observe"]:
+        outputs = policy(observations).numpy()
+        # No action is taken in the last state of an episode: the environment only starts over.
+        replay.add(observations=observations[~ended], teacher_outputs=outputs[~ended])
+        seen += int((~ended).sum())
+        actions = select_actions(outputs, config["evaluation"]["acting"], generator, settings["epsilon"])
+        observations, _, terminated, truncated, _ = environments.step(actions)
+        ended = terminated | truncated
+    environments.close()
+    return replay
+
+
+# The teacher
+
+
+def _q_learning_block(agent, discount, double_q, target_sync):
+    """Compiles a block of Q-learning updates."""
+
+    @tf.function(jit_compile=True)
+    def block(state, target_weights, observations, actions, rewards, next_observations, terminated, rate):
+        def values(weights, observations):
+            return agent.network.stateless_call(weights, [], observations)[0]
+
+        def step(index, state, target_weights, total):
+            following = values(target_weights, next_observations[index])
+            chooser = values(state.weights, next_observations[index]) if double_q else following
+            best = tf.gather(following, tf.argmax(chooser, axis=-1), batch_dims=1)
+            targets = rewards[index] + discount * (1 - terminated[index]) * best
+            with tf.GradientTape() as tape:
+                tape.watch(state.weights)
+                loss = agent.loss(values(state.weights, observations[index]), actions[index], targets)
+            state = apply_gradients(adam, state, tape.gradient(loss, state.weights), rate)
+            sync = state.update % target_sync == 0
+            target_weights = [tf.where(sync, w, t) for w, t in zip(state.weights, target_weights, strict=True)]
+            return index + 1, state, target_weights, total + loss
+
+        updates = tf.shape(observations)[0]
+        loop = (0, state, target_weights, tf.constant(0.0))
+        _, state, target_weights, total = tf.while_loop(lambda index, *_: index < updates, step, loop)
+        return state, target_weights, total / tf.cast(updates, tf.float32)
+
+    return block
+
+
+def train_dqn(agent, config, seeds, on_evaluation):
+    """Trains a teacher by (double) deep Q-learning until it scores above `stop_above` or its steps are used up.
+
+    The agent ends with the weights that scored best. Where an episode is cut off by its step limit, its last state still
+    has a value; only states that the environment itself ends count as terminal.
+
+    Args:
+        agent: DQNAgent.
+        config: the configuration.
+        seeds: Seeds.
+        on_evaluation: called with step, update, learning_rate, loss and rewards [episodes] of every evaluation.
+
+    Raises:
+        RunFailed: the loss is no longer a number.
+    """
+    settings, model = config["teacher"], config["model"]
+    count = settings["environments"]
+    replay = ReplayMemory(
+        config["replay"]["capacity"],
+        {
+            "observations": (model["observation_shape"], np.float32),
+            "actions": ([], np.int32),
+            "rewards": ([], np.float32),
+            "next_observations": (model["observation_shape"], np.float32),
+            "terminated": ([], np.float32),
+        },
+    )
+    generator = seeds.generator("train_dqn")
+    state = initial_state(agent.initial_weights(seeds.generator("initial_weights", "teacher")))
+    target_weights = list(state.weights)
+    block = _q_learning_block(agent, settings["discount"], settings["double_q"], settings["target_sync"])
+    values = tf.function(lambda weights, observations: agent.network.stateless_call(weights, [], observations)[0])
+
+    environments = make_environments(config["environment"], count)
+    observations, _ = environments.reset(seed=seeds.environment("train", "train_dqn"))
+    ended = np.zeros(count, bool)
+    best_weights, best_score = state.weights, -np.inf
+    updates, losses = 0, []
+    for steps in range(count, settings["steps"] + 1, count):
+        progress = min(1.0, steps / settings["epsilon_steps"])
+        epsilon = settings["epsilon_first"] + progress * (settings["epsilon_last"] - settings["epsilon_first"])
+        outputs = values(state.weights, observations).numpy()
+        actions = select_actions(outputs, "greedy", generator, epsilon)
+        following, rewards, terminated, truncated, _ = environments.step(actions)
+        kept = ~ended  # the step after an episode's end only starts the next one
+        replay.add(
+            observations=observations[kept],
+            actions=actions[kept],
+            rewards=rewards[kept],
+            next_observations=following[kept],
+            terminated=terminated[kept],
+        )
+        observations, ended = following, terminated | truncated
+
+        due = (steps - settings["learning_starts"]) // settings["steps_per_update"] - updates
+        if due > 0:
+            done = steps / settings["steps"]
+            rate = settings["learning_rate_first"] * (1 - done) + settings["learning_rate_last"] * done
+            batches = replay.sample(generator, due, settings["batch_size"])
+            state, target_weights, loss = block(state, target_weights, *batches, tf.constant(rate, tf.float32))
+            updates += due
+            losses.append(loss)
+
+        if losses and steps // settings["evaluate_every"] > (steps - count) // settings["evaluate_every"]:
+            loss, losses = float(np.mean(losses)), []
+            if not np.isfinite(loss):
+                raise RunFailed(f"teacher, update {updates}: the loss is {loss}; try a lower teacher.learning_rate_first")
+            rewards = evaluate(
+                lambda observations: values(state.weights, observations[0])[None],  # noqa: B023
+                config["environment"],
+                settings["episodes"],
+                seeds.environment("select", "train_dqn", steps),
+                config["evaluation"]["acting"],
+            )[0]
+            on_evaluation(step=steps, update=updates, learning_rate=rate, loss=loss, rewards=rewards)
+            if rewards.mean() > best_score:
+                best_weights, best_score = state.weights, rewards.mean()
+            if rewards.mean() > settings["stop_above"]:
+                break
+    environments.close()
+    agent.network.set_weights([w.numpy() for w in best_weights])
+
