@@ -198,7 +198,6 @@ class Student:
     def __init__(self, settings, widths=None, members=1):
         self.members = members
         super().__init__(settings, widths)
-        self.outputs = tf.function(self.__call__)
 
     def build(self):
         def dense(units, activation):

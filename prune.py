@@ -16,11 +16,11 @@ from train import (
     TrainingState,
     check_loss,
     evaluate_network,
-    evaluate_student,
     fill_replay,
     fit_supervised,
     initial_state,
     lower_confidence,
+    student_player,
     train_student,
 )
 from utils import reward_statistics
@@ -186,6 +186,7 @@ def iterative_pruning_policy_distillation(student, state, task, step):
         settings["end"],
         settings["frequency"],
     )
+    player = student_player(student, task, settings["episodes"])
     recovery = RECOVERIES[settings["recovery"]](settings, state)
     weights, percent = sum(student.layer_sizes()), task.percent(student)
     best, fewest = None, math.inf
@@ -199,7 +200,8 @@ def iterative_pruning_policy_distillation(student, state, task, step):
                 student, state, replay, settings, generator, settings["evaluate_every"], rate, schedule, recovery.speed
             )
             check_loss(loss, "prune", step, state)
-            rewards = evaluate_student(student, state, task, settings["episodes"], "prune", step, iteration, number)[0]
+            seed = task.seeds.environment("select", "prune", step, iteration, number)
+            rewards = player.evaluate(seed, state.weights, state.masks)[0]
             nonzero = sum(int(tf.math.count_nonzero(mask)) for mask in state.masks)
             task.record(
                 phase="prune",

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from configs import learning_rate
-from utils import ReplayMemory, RunFailed, Seeds, evaluate, make_environments, select_actions, standard_error
+from utils import Player, ReplayMemory, RunFailed, Seeds, make_environments, select_actions, single, standard_error
 
 
 class Task(NamedTuple):
@@ -184,6 +184,7 @@ def fit_supervised(student, task, step, attempt=1):
     weights = student.initial_weights(task.seeds.generator("initial_weights", step, attempt), settings["hidden_bias"])
     state = initial_state(weights, student.full_masks())
     percent = task.percent(student)
+    player = student_player(student, task, settings["episodes"])
     best, best_score, in_a_row = None, -np.inf, 0
     for epoch in range(1, settings["epochs"] + 1):
         purpose = ("distill", step, attempt, epoch)
@@ -192,7 +193,7 @@ def fit_supervised(student, task, step, attempt=1):
         generator = task.seeds.generator("minibatches", *purpose)
         state, losses = train_student(student, state, replay, settings, generator, settings["updates"], rate)
         check_loss(losses, "distill", step, state)
-        rewards = evaluate_student(student, state, task, settings["episodes"], *purpose)
+        rewards = player.evaluate(task.seeds.environment("select", *purpose), state.weights, state.masks)
         scores = lower_confidence(rewards, goal["confidence"])
         member = int(scores.argmax())
         task.record(
@@ -234,28 +235,16 @@ def lower_confidence(rewards, confidence):
     return rewards.mean(axis=-1) - confidence * standard_error(rewards)
 
 
-def evaluate_student(student, state, task, episodes, *purpose):
-    """Rewards of every member, float64 [members, episodes], on episodes that serve to choose students by."""
-    return evaluate(
-        lambda observations: student.outputs(state.weights, state.masks, observations),
-        task.config["environment"],
-        episodes,
-        task.seeds.environment("select", *purpose),
-        task.config["evaluation"]["acting"],
-        student.members,
-    )
+def student_player(student, task, episodes):
+    """A Player for all members of a student; its `evaluate` takes the seed, the weights and the masks."""
+    acting = task.config["evaluation"]["acting"]
+    return Player(student, task.config["environment"], episodes, acting, members=student.members)
 
 
 def evaluate_network(network, task, episodes, use, *purpose):
     """Rewards of a plain network, float64 [episodes], on episodes of one of the `Seeds.USES`."""
-    seed = task.seeds.environment(use, *purpose)
-    return evaluate(plain_policy(network), task.config["environment"], episodes, seed, task.config["evaluation"]["acting"])[0]
-
-
-def plain_policy(network):
-    """A plain Keras network as a policy for `utils.evaluate`."""
-    outputs = tf.function(network)
-    return lambda observations: outputs(observations[0])[None]
+    player = Player(single(network), task.config["environment"], episodes, task.config["evaluation"]["acting"])
+    return player.evaluate(task.seeds.environment(use, *purpose))[0]
 
 
 def fill_replay(task, *purpose):
@@ -268,7 +257,7 @@ def fill_replay(task, *purpose):
     Returns:
         ReplayMemory with at least `observe` states.
     """
-    config, seeds, teacher = task.config, task.seeds, task.teacher
+    config = task.config
     settings, model = config["replay"], config["model"]
     replay = ReplayMemory(
         settings["capacity"],
@@ -277,21 +266,25 @@ def fill_replay(task, *purpose):
             "teacher_outputs": ([model["actions"]], np.float32),
         },
     )
-    generator = seeds.generator("fill_replay", *purpose)
-    environments = make_environments(config["environment"], settings["environments"])
-    observations, _ = environments.reset(seed=seeds.environment("train", "fill_replay", *purpose))
-    policy = tf.function(teacher)
-    ended = np.zeros(settings["environments"], bool)
+    ended_before = np.zeros(settings["environments"], bool)
     seen = 0
-    while seen < settings["observe"]:
-        outputs = policy(observations).numpy()
+
+    def on_step(observations, outputs, rewards, ended):
+        nonlocal ended_before, seen
         # No action is taken in the last state of an episode: the environment only starts over.
-        replay.add(observations=observations[~ended], teacher_outputs=outputs[~ended])
-        seen += int((~ended).sum())
-        actions = select_actions(outputs, config["evaluation"]["acting"], generator, settings["epsilon"])
-        observations, _, terminated, truncated, _ = environments.step(actions)
-        ended = terminated | truncated
-    environments.close()
+        replay.add(observations=observations[~ended_before], teacher_outputs=outputs[~ended_before])
+        seen += np.count_nonzero(~ended_before)
+        ended_before = ended
+        return seen < settings["observe"]
+
+    player = Player(
+        single(task.teacher),
+        config["environment"],
+        settings["environments"],
+        config["evaluation"]["acting"],
+        epsilon=settings["epsilon"],
+    )
+    player.play(task.seeds.environment("train", "fill_replay", *purpose), on_step)
     return replay
 
 
@@ -358,19 +351,27 @@ def train_dqn(agent, config, seeds, on_evaluation):
     state = initial_state(agent.initial_weights(seeds.generator("initial_weights", "teacher")))
     target_weights = list(state.weights)
     block = _q_learning_block(agent, settings["discount"], settings["double_q"], settings["target_sync"])
-    values = tf.function(lambda weights, observations: agent.network.stateless_call(weights, [], observations)[0])
+    acting = config["evaluation"]["acting"]
 
+    def outputs(weights, observations):
+        return agent.network.stateless_call(weights, [], observations)[0]
+
+    @tf.function
+    def explore(weights, observations, seed, epsilon):
+        return select_actions(outputs(weights, observations), "greedy", seed, epsilon)
+
+    player = Player(lambda w, o: outputs(w, o[0])[None], config["environment"], settings["episodes"], acting)
     environments = make_environments(config["environment"], count)
-    observations, _ = environments.reset(seed=seeds.environment("train", "train_dqn"))
+    exploration_seed = seeds.environment("train", "train_dqn")
+    observations, _ = environments.reset(seed=exploration_seed)
     ended = np.zeros(count, bool)
     best_weights, best_score = state.weights, -np.inf
     updates, losses = 0, []
     for steps in range(count, settings["steps"] + 1, count):
         progress = min(1.0, steps / settings["epsilon_steps"])
         epsilon = settings["epsilon_first"] + progress * (settings["epsilon_last"] - settings["epsilon_first"])
-        outputs = values(state.weights, observations).numpy()
-        actions = select_actions(outputs, "greedy", generator, epsilon)
-        following, rewards, terminated, truncated, _ = environments.step(actions)
+        actions = explore(state.weights, observations, tf.constant([exploration_seed, steps]), tf.constant(epsilon))
+        following, rewards, terminated, truncated, _ = environments.step(actions.numpy())
         kept = ~ended  # the step after an episode's end only starts the next one
         replay.add(
             observations=observations[kept],
@@ -394,13 +395,7 @@ def train_dqn(agent, config, seeds, on_evaluation):
             loss, losses = float(np.mean(losses)), []
             if not np.isfinite(loss):
                 raise RunFailed(f"teacher, update {updates}: the loss is {loss}; try a lower teacher.learning_rate_first")
-            rewards = evaluate(
-                lambda observations: values(state.weights, observations[0])[None],  # noqa: B023
-                config["environment"],
-                settings["episodes"],
-                seeds.environment("select", "train_dqn", steps),
-                config["evaluation"]["acting"],
-            )[0]
+            rewards = player.evaluate(seeds.environment("select", "train_dqn", steps), list(state.weights))[0]
             on_evaluation(step=steps, update=updates, learning_rate=rate, loss=loss, rewards=rewards)
             if rewards.mean() > best_score:
                 best_weights, best_score = state.weights, rewards.mean()

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import gymnasium
 import numpy as np
+import tensorflow as tf
 from matplotlib.figure import Figure
 from rich.console import Console
 
@@ -56,47 +58,94 @@ def make_environments(settings, count):
     )
 
 
-def select_actions(outputs, acting, generator, epsilon=0.0):
-    """Actions, int64 [...], from a policy's outputs, float32 [..., actions].
+def select_actions(outputs, acting, seed, epsilon=None):
+    """Actions, int64 [...], from a policy's outputs, float32 [..., actions]. Runs inside compiled functions.
 
     Args:
         acting: "greedy" (the largest output) or "sample" (from the softmax of the outputs).
-        epsilon: share of actions drawn uniformly instead.
+        seed: two integers for the random numbers.
+        epsilon: share of actions drawn uniformly instead; None for none.
     """
-    if acting == "sample":
-        outputs = outputs + generator.gumbel(size=outputs.shape)  # the Gumbel-max trick
-    actions = outputs.argmax(axis=-1)
-    if epsilon > 0:
-        random = generator.random(actions.shape) < epsilon
-        actions = np.where(random, generator.integers(outputs.shape[-1], size=actions.shape), actions)
+    uniform = tf.random.stateless_uniform
+    if acting == "sample":  # the Gumbel-max trick
+        outputs -= tf.math.log(-tf.math.log(uniform(tf.shape(outputs), seed, minval=1e-9)))
+    actions = tf.argmax(outputs, axis=-1)
+    if epsilon is not None:
+        shape, count = tf.shape(actions), outputs.shape[-1]
+        others = uniform(shape, seed + [1, 0], maxval=count, dtype=tf.int64)
+        actions = tf.where(uniform(shape, seed + [2, 0]) < epsilon, others, actions)
     return actions
 
 
-def evaluate(policy, settings, episodes, seed, acting="greedy", members=1):
-    """Plays whole episodes, each once, all side by side.
+class Player:
+    """Lets a policy play copies of an environment side by side, in one compiled loop.
 
     Args:
-        policy: float32 [members, episodes, *observation_shape] -> outputs [members, episodes, actions].
+        policy: (*arguments, observations [members, copies, *observation_shape]) -> outputs [members, copies, actions].
         settings: the configuration's group `environment`.
-        episodes: number of episodes for each member.
-        seed: environment seed; it also seeds sampled actions.
-
-    Returns:
-        Sums of raw rewards, float64 [members, episodes].
+        copies: copies of the environment for each member.
+        acting, epsilon: see `select_actions`.
+        members: policies that play side by side.
     """
-    environments = make_environments(settings, members * episodes)
-    generator = np.random.default_rng(seed)
-    observations, _ = environments.reset(seed=seed)
-    rewards = np.zeros(members * episodes)
-    playing = np.ones(members * episodes, bool)
-    while playing.any():
-        outputs = np.asarray(policy(observations.reshape(members, episodes, *observations.shape[1:])))
-        actions = select_actions(outputs, acting, generator).reshape(-1)
-        observations, reward, terminated, truncated, _ = environments.step(actions)
-        rewards += reward * playing
-        playing &= ~(terminated | truncated)
-    environments.close()
-    return rewards.reshape(members, episodes)
+
+    def __init__(self, policy, settings, copies, acting, epsilon=None, members=1):
+        self.shape = (members, copies)
+        self.environments = make_environments(settings, members * copies)
+        space = self.environments.single_observation_space
+
+        def loop(observations, seed, *arguments):
+            def step(index, observations, _):
+                grouped = tf.reshape(observations, [*self.shape, *space.shape])
+                outputs = policy(*arguments, grouped)
+                actions = select_actions(outputs, acting, tf.stack([seed, index]), epsilon)
+                observations, going = tf.numpy_function(self._step, [outputs, actions], [space.dtype, tf.bool])
+                observations.set_shape([members * copies, *space.shape])
+                going.set_shape([])
+                return index + 1, observations, going
+
+            tf.while_loop(lambda index, _, going: going, step, (0, observations, True), parallel_iterations=1)
+
+        self._loop = tf.function(loop)
+
+    def _step(self, outputs, actions):
+        before = self.observations
+        self.observations, rewards, terminated, truncated, _ = self.environments.step(actions.reshape(-1))
+        going = self._on_step(before, outputs.reshape(len(before), -1), rewards, terminated | truncated)
+        return self.observations, np.bool_(going)
+
+    def play(self, seed, on_step, *arguments):
+        """Plays from freshly seeded environments until `on_step` says no.
+
+        Args:
+            seed: environment seed; it also seeds random actions.
+            on_step: (observations, outputs, rewards, ended), arrays over all copies -> whether to go on.
+            arguments: tensors for the policy.
+        """
+        self._on_step = on_step
+        self.observations, _ = self.environments.reset(seed=seed)
+        self._loop(tf.constant(self.observations), tf.constant(seed), *arguments)
+
+    def evaluate(self, seed, *arguments):
+        """Plays one whole episode in every copy.
+
+        Returns:
+            Sums of raw rewards, float64 [members, copies].
+        """
+        sums = np.zeros(math.prod(self.shape))
+        playing = np.ones(sums.shape, bool)
+
+        def on_step(observations, outputs, rewards, ended):
+            np.add(sums, rewards, out=sums, where=playing)
+            np.logical_and(playing, ~ended, out=playing)
+            return playing.any()
+
+        self.play(seed, on_step, *arguments)
+        return sums.reshape(self.shape)
+
+
+def single(network):
+    """A plain Keras network as a policy for `Player`."""
+    return lambda observations: network(observations[0])[None]
 
 
 def standard_error(rewards):
