@@ -95,7 +95,7 @@ def linear(first, last, epochs):
     """A learning rate that falls in a straight line from `first` at epoch 1 to `last` at epoch `epochs` and stays there."""
     step = (last - first) / (epochs - 1)
     rows = [[epoch, first + step * (epoch - 1)] for epoch in range(1, epochs)]
-    return rows + [[None, last]]
+    return [*rows, [None, last]]
 
 
 def learning_rate(table, percent, epoch):
@@ -188,7 +188,7 @@ SETTINGS = {
         "steps": (integer(1, 1000), "PoPS steps (prune, shrink, distill) at most"),
         "sizes": (
             one_of("live_units", "budgets"),
-            "widths of the shrunk student: the live units scaled to the nonzero budget, or each layer's budget alone (paper)",
+            "widths when shrinking: the live units scaled to the nonzero budget, or each layer's budget alone (paper)",
         ),
         "min_change": (number(0, 100), "points of percent of the original size; a smaller change ends PoPS"),
         "retry_between": (FLAG, "when a shrunk student fails, try one size between it and the last that worked"),
@@ -281,6 +281,8 @@ CARTPOLE_FAST = {
         "epsilon_steps": 20_000,
         "learning_rate_first": 5e-4,
         "target_sync": 250,
+        "evaluate_every": 1_000,
+        "episodes": 300,
         "stop_above": 199.9,
     },
     "replay": {"observe": 100_000, "environments": 500, "refill": False, "epsilon": 0.1},
@@ -392,8 +394,12 @@ def validate(config):
         prune["final_sparsity"] >= prune["initial_sparsity"],
         "is below prune.initial_sparsity",
     )
-    require("prune", "updates", prune["updates"] % prune["evaluate_every"] == 0, "is not a multiple of prune.evaluate_every")
+    require(
+        "prune", "updates", prune["updates"] % prune["evaluate_every"] == 0, "is not a multiple of prune.evaluate_every"
+    )
     require("replay", "capacity", replay["capacity"] >= replay["observe"], "is below replay.observe")
     require("replay", "observe", replay["observe"] >= replay["environments"], "is below replay.environments")
     require("teacher", "steps", teacher["steps"] >= teacher["learning_starts"], "is below teacher.learning_starts")
-    require("teacher", "epsilon_last", teacher["epsilon_last"] <= teacher["epsilon_first"], "is above teacher.epsilon_first")
+    require(
+        "teacher", "epsilon_last", teacher["epsilon_last"] <= teacher["epsilon_first"], "is above teacher.epsilon_first"
+    )

@@ -66,11 +66,11 @@ def count_weights(network):
     return sum(a.size for a in arrays), sum(int(np.count_nonzero(a)) for a in arrays)
 
 
-def load_network(path, observation_shape, actions):
-    """Loads a Keras file and checks its shapes. Never runs code from the file (Keras safe mode).
+def read_network(path):
+    """Reads a Keras file. Never runs code from it (Keras safe mode).
 
     Raises:
-        ConfigurationError: no such file, not a readable Keras model, or not one of this environment's shapes.
+        ConfigurationError: no such file, or not a readable Keras model.
     """
     try:
         with open(path, "rb"):
@@ -78,18 +78,20 @@ def load_network(path, observation_shape, actions):
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from None
     try:
-        network = keras.models.load_model(path, compile=False, safe_mode=True)
-        shapes = tuple(network.input_shape), tuple(network.output_shape)
+        return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises many kinds for a damaged file
         reason = " ".join(str(error).split())[:120]
         raise ConfigurationError(f"{path}: not a readable Keras model file ({reason})") from None
-    wanted = (None, *observation_shape), (None, actions)
+
+
+def check_shapes(network, path, settings):
+    """Raises ConfigurationError unless a network fits the environment with these `model` settings."""
+    shapes = network.input_shape, network.output_shape
+    wanted = (None, *settings["observation_shape"]), (None, settings["actions"])
     if shapes != wanted:
         raise ConfigurationError(
-            f"{path}: takes {list(shapes[0])} and gives {list(shapes[1])}; "
-            f"this environment needs {list(wanted[0])} and {list(wanted[1])}"
+            f"{path}: takes {shapes[0]} and gives {shapes[1]}; this environment needs {wanted[0]} and {wanted[1]}"
         )
-    return network
 
 
 class DQNAgent:
@@ -160,9 +162,10 @@ class DQNAgent:
         """Loads a teacher of any widths from a Keras file.
 
         Raises:
-            ConfigurationError: see `load_network`; also if the layers are not of this agent's kind.
+            ConfigurationError: the file is not readable, or its network not one of this agent's kind.
         """
-        network = load_network(path, settings["observation_shape"], settings["actions"])
+        network = read_network(path)
+        check_shapes(network, path, settings)
         layers = [layer for layer in network.layers if not isinstance(layer, keras.layers.InputLayer)]
         activations = [getattr(getattr(layer, "activation", None), "__name__", "") for layer in layers]
         if (

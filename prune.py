@@ -1,6 +1,5 @@
 """PoPS: iterative policy pruning (IPP), redundancy, sizes from redundancy, and the outer loop (paper, section IV)."""
 
-import itertools
 import math
 from dataclasses import dataclass
 from fractions import Fraction
@@ -23,7 +22,7 @@ from train import (
     student_player,
     train_student,
 )
-from utils import reward_statistics
+from utils import log, reward_line, reward_statistics
 
 
 @dataclass(frozen=True)
@@ -366,7 +365,8 @@ def pops(teacher, config, seeds, run):
 
     def report(network, *purpose):
         weights, nonzero = count_weights(network)
-        rewards = evaluate_network(network, task, config["evaluation"]["report_episodes"], "report", *purpose)
+        episodes = config["evaluation"]["report_episodes"]
+        rewards = evaluate_network(network, config, seeds, episodes, "report", *purpose)
         return {
             "weights": weights,
             "nonzero": nonzero,
@@ -374,6 +374,7 @@ def pops(teacher, config, seeds, run):
             **reward_statistics(rewards),
         }
 
+    log(f"PoPS: a teacher of {task.original_weights:,} weights")
     summary = {"teacher": {"widths": teacher.widths, **report(teacher.network, "teacher")}, "steps": []}
     network, widths, settings = teacher.network, teacher.widths, teacher.settings
     final = {"file": "student.keras", "step": 0, **summary["teacher"]}
@@ -391,7 +392,6 @@ def pops(teacher, config, seeds, run):
             break
         pruned_network = student.plain(pruned.state.weights, pruned.state.masks, role="pruned")
         run.save_model(f"pruned_step_{step}.keras", pruned_network)
-
         redundancy = calculate_redundancy(pruned_network, original_sizes)
         live_units = count_live_units(student.connections(pruned_network))
         entry = {
@@ -401,6 +401,7 @@ def pops(teacher, config, seeds, run):
             "redundancy": [round(float(r), 6) for r in redundancy],
             "live_units": live_units,
         }
+        log(f"step {step}: pruned to {reward_line(entry['pruned'])}")
         smaller = _calculate_sizes_according_to_redundancy(
             redundancy,
             original_sizes,
@@ -422,6 +423,9 @@ def pops(teacher, config, seeds, run):
             for attempt in tried
         ]
         summary["steps"].append(entry)
+        for attempt in entry["attempts"]:
+            if not attempt["met_objective"]:
+                log(f"step {step}: {attempt['weights']} weights did not meet the objective in {attempt['epochs']} epochs")
         if not distilled.met:
             entry["seconds"] = round(run.seconds() - started, 1)
             sizes = " and ".join(str(attempt["weights"]) for attempt in entry["attempts"])
@@ -433,6 +437,8 @@ def pops(teacher, config, seeds, run):
         entry["shrunk"] = {"widths": widths, **report(network, "shrunk", step)}
         entry["seconds"] = round(run.seconds() - started, 1)
         final = {"file": "student.keras", "step": step, **entry["shrunk"]}
+        shape = "-".join(map(str, widths))
+        log(f"step {step}: shrunk to {shape}, {reward_line(entry['shrunk'])}, {entry['seconds']} s")
         run.save_summary(summary)
         change = 100 * (previous - entry["shrunk"]["weights"]) / task.original_weights
         if change < config["pops"]["min_change"]:

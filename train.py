@@ -215,7 +215,7 @@ def fit_supervised(student, task, step, attempt=1):
         if in_a_row >= settings["patience"]:
             if settings["confirm_episodes"] == 0:
                 return best._replace(met=True)
-            further = evaluate_network(network, task, settings["confirm_episodes"], "confirm", *purpose)
+            further = evaluate_network(network, task.config, task.seeds, settings["confirm_episodes"], "confirm", *purpose)
             if lower_confidence(further, goal["confidence"]) > goal["objective"]:
                 return best._replace(met=True, rewards=further)
             in_a_row, best_score = 0, lower_confidence(further, goal["confidence"])
@@ -241,10 +241,10 @@ def student_player(student, task, episodes):
     return Player(student, task.config["environment"], episodes, acting, members=student.members)
 
 
-def evaluate_network(network, task, episodes, use, *purpose):
+def evaluate_network(network, config, seeds, episodes, use, *purpose):
     """Rewards of a plain network, float64 [episodes], on episodes of one of the `Seeds.USES`."""
-    player = Player(single(network), task.config["environment"], episodes, task.config["evaluation"]["acting"])
-    return player.evaluate(task.seeds.environment(use, *purpose))[0]
+    player = Player(single(network), config["environment"], episodes, config["evaluation"]["acting"])
+    return player.evaluate(seeds.environment(use, *purpose))[0]
 
 
 def fill_replay(task, *purpose):
@@ -323,8 +323,8 @@ def _q_learning_block(agent, discount, double_q, target_sync):
 def train_dqn(agent, config, seeds, on_evaluation):
     """Trains a teacher by (double) deep Q-learning until it scores above `stop_above` or its steps are used up.
 
-    The agent ends with the weights that scored best. Where an episode is cut off by its step limit, its last state still
-    has a value; only states that the environment itself ends count as terminal.
+    At any time the agent has the weights that scored best so far. Where an episode is cut off by its step limit, its last
+    state still has a value; only states that the environment itself ends count as terminal.
 
     Args:
         agent: DQNAgent.
@@ -365,8 +365,7 @@ def train_dqn(agent, config, seeds, on_evaluation):
     exploration_seed = seeds.environment("train", "train_dqn")
     observations, _ = environments.reset(seed=exploration_seed)
     ended = np.zeros(count, bool)
-    best_weights, best_score = state.weights, -np.inf
-    updates, losses = 0, []
+    best_score, updates, losses = -np.inf, 0, []
     for steps in range(count, settings["steps"] + 1, count):
         progress = min(1.0, steps / settings["epsilon_steps"])
         epsilon = settings["epsilon_first"] + progress * (settings["epsilon_last"] - settings["epsilon_first"])
@@ -395,12 +394,11 @@ def train_dqn(agent, config, seeds, on_evaluation):
             loss, losses = float(np.mean(losses)), []
             if not np.isfinite(loss):
                 raise RunFailed(f"teacher, update {updates}: the loss is {loss}; try a lower teacher.learning_rate_first")
-            rewards = player.evaluate(seeds.environment("select", "train_dqn", steps), list(state.weights))[0]
-            on_evaluation(step=steps, update=updates, learning_rate=rate, loss=loss, rewards=rewards)
+            rewards = player.evaluate(seeds.environment("select", "train_dqn", steps), state.weights)[0]
             if rewards.mean() > best_score:
-                best_weights, best_score = state.weights, rewards.mean()
+                best_score = rewards.mean()
+                agent.network.set_weights([w.numpy() for w in state.weights])
+            on_evaluation(step=steps, update=updates, learning_rate=rate, loss=loss, rewards=rewards)
             if rewards.mean() > settings["stop_above"]:
                 break
     environments.close()
-    agent.network.set_weights([w.numpy() for w in best_weights])
-

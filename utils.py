@@ -15,7 +15,9 @@ import gymnasium
 import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 from rich.console import Console
+from rich.table import Table
 
 from configs import ConfigurationError
 
@@ -32,7 +34,7 @@ class Seeds:
 
     # Environments of different uses get seeds from ranges that do not meet: no episode is trained on, chosen by and
     # reported from.
-    USES = {"train": 0, "select": 1, "confirm": 2, "report": 3}
+    USES = ("train", "select", "confirm", "report")
     RANGE = 2**29
 
     def __init__(self, seed):
@@ -45,7 +47,7 @@ class Seeds:
 
     def environment(self, use, *purpose):
         """An environment seed for one of the `USES`."""
-        return self.USES[use] * self.RANGE + int(self.generator(use, *purpose).integers(self.RANGE))
+        return self.USES.index(use) * self.RANGE + int(self.generator(use, *purpose).integers(self.RANGE))
 
 
 # Environments and evaluation
@@ -72,8 +74,8 @@ def select_actions(outputs, acting, seed, epsilon=None):
     actions = tf.argmax(outputs, axis=-1)
     if epsilon is not None:
         shape, count = tf.shape(actions), outputs.shape[-1]
-        others = uniform(shape, seed + [1, 0], maxval=count, dtype=tf.int64)
-        actions = tf.where(uniform(shape, seed + [2, 0]) < epsilon, others, actions)
+        others = uniform(shape, seed + tf.constant([1, 0]), maxval=count, dtype=tf.int64)
+        actions = tf.where(uniform(shape, seed + tf.constant([2, 0])) < epsilon, others, actions)
     return actions
 
 
@@ -198,7 +200,7 @@ class ReplayMemory:
 
 @contextlib.contextmanager
 def replacing(path):
-    """Gives a temporary path beside `path`; when the block ends well, that file is flushed and takes the place of `path`."""
+    """Gives a temporary path beside `path`; when the block ends well, that file is flushed and replaces `path`."""
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.writing{path.suffix}")
     try:
@@ -215,6 +217,15 @@ def write_json(path, content):
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+def make_folder(path):
+    """Makes a folder where there is none. Raises ConfigurationError if that cannot be."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"{path}: no folder can be made there ({error.strerror}); give another --out") from None
+    return Path(path)
+
+
 class Run:
     """A run folder: what is written as a run goes on (see the README for its files).
 
@@ -226,17 +237,17 @@ class Run:
     """
 
     COLUMNS = (
-        "seconds,phase,step,iteration,update,weights,nonzero,sparsity,learning_rate,loss,"
-        "episodes,reward_mean,reward_stderr"
-    ).split(",")
+        *("seconds", "phase", "step", "iteration", "update", "weights", "nonzero", "sparsity"),
+        *("learning_rate", "loss", "episodes", "reward_mean", "reward_stderr"),
+    )
 
-    def __init__(self, folder, command, environment, profile, seed, config):
-        self.folder = Path(folder)
+    def __init__(self, folder, command, environment, profile, seed, config, **facts):
+        self.folder = make_folder(folder)
         self.start = time.perf_counter()
+        self.status = None
+        if any(self.folder.iterdir()):
+            raise ConfigurationError(f"{folder}: holds another run or other files; give a new folder with --out")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if any(self.folder.iterdir()):
-                raise ConfigurationError(f"{folder}: holds another run or other files; give a new folder with --out")
             write_json(
                 self.folder / "config.json",
                 {
@@ -244,6 +255,7 @@ class Run:
                     "environment": environment,
                     "profile": profile,
                     "seed": seed,
+                    **facts,
                     "settings": config,
                     "versions": versions(),
                 },
@@ -252,6 +264,12 @@ class Run:
                 csv.writer(file).writerow(self.COLUMNS)
         except OSError as error:
             raise ConfigurationError(f"{folder}: cannot be written ({error.strerror}); give another --out") from None
+
+    @contextlib.contextmanager
+    def watching(self):
+        """While the block runs, a terminal shows the latest evaluation."""
+        with console.status("starting") as self.status:
+            yield
 
     def seconds(self):
         return round(time.perf_counter() - self.start, 3)
@@ -264,6 +282,12 @@ class Run:
         row |= {name: statistics[name] for name in ("episodes", "reward_mean", "reward_stderr")}
         with open(self.folder / "metrics.csv", "a", newline="") as file:
             csv.DictWriter(file, self.COLUMNS).writerow({"seconds": self.seconds(), **row})
+        if self.status:
+            size = f"{row['nonzero']:,} of {row['weights']:,} weights, " if "nonzero" in row else ""
+            self.status.update(
+                f"{row['phase']}, step {row['step']:,}, update {row['update']:,}: "
+                f"{size}reward {row['reward_mean']:.1f} ± {row['reward_stderr']:.1f}"
+            )
 
     def save_model(self, name, network):
         """Writes a plain Keras network as `name`."""
@@ -286,4 +310,205 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 def log(message):
+    """Prints a line or a table."""
     console.print(message, markup=False)
+
+
+def reward_line(report):
+    """A policy's size and reward in words."""
+    size = f"{report['weights']:,} weights"
+    if report["nonzero"] < report["weights"]:
+        size = f"{report['nonzero']:,} of {size}"
+    return f"{size} ({shares(report)}), reward {rewards_text(report)}"
+
+
+def shares(report):
+    """Size in percent of the original: of the nonzero weights where some are zero."""
+    return f"{report['percent'] * report['nonzero'] / report['weights']:.3g} %"
+
+
+def rewards_text(report):
+    return f"{report['reward_mean']:.1f} ± {report['reward_stderr']:.1f}"
+
+
+def _result_rows(summary):
+    """Teacher, pruned and shrunk students of a summary, one row of text each."""
+    rows = [("teacher", summary["teacher"], summary["teacher"]["widths"], "")]
+    for entry in summary["steps"]:
+        rows.append((f"step {entry['step']}, pruned", entry["pruned"], entry["from_widths"], ""))
+        if "shrunk" in entry:
+            shrunk = entry["shrunk"]
+            rows.append((f"step {entry['step']}, shrunk", shrunk, shrunk["widths"], f"{entry['seconds']:.0f}"))
+    for name, report, widths, seconds in rows:
+        shape = "-".join(map(str, widths))
+        yield (
+            name,
+            shape,
+            f"{report['weights']:,}",
+            f"{report['nonzero']:,}",
+            shares(report),
+            rewards_text(report),
+            f"{report['reward_min']:g}",
+            seconds,
+        )
+
+
+def results_table(summary):
+    """The summary as a table for the terminal."""
+    table = Table("policy", "hidden units")
+    for heading in ("weights", "nonzero", "percent", "reward ± s.e.", "lowest", "seconds"):
+        table.add_column(heading, justify="right")
+    for row in _result_rows(summary):
+        table.add_row(*row)
+    return table
+
+
+# Results of finished runs, and their graphs
+
+
+def load_run(folder):
+    """Reads a finished run: {folder, config, summary, metrics}, metrics as a list of rows.
+
+    Raises:
+        ConfigurationError: the folder does not hold a finished run of pops.py.
+    """
+    folder = Path(folder)
+    try:
+        run = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("config", "summary")}
+        with open(folder / "metrics.csv", newline="") as file:
+            run["metrics"] = list(csv.DictReader(file))
+        if {"final", "steps"} - set(run["summary"]) or "teacher" not in run["config"]:
+            raise ValueError("the run was not finished")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(f"{folder}: does not hold a finished run of pops.py ({error})") from None
+    return run | {"folder": folder}
+
+
+def markdown_table(runs):
+    """One row for each run: the teacher, and the student it ended with."""
+    lines = [
+        "| seed | teacher: weights, reward | student: hidden units | weights | percent | reward | lowest | minutes |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for run in runs:
+        summary = run["summary"]
+        teacher, final = summary["teacher"], summary["final"]
+        lines.append(
+            f"| {run['config']['seed']} | {teacher['weights']:,}, {rewards_text(teacher)} "
+            f"| {'-'.join(map(str, final['widths']))} | {final['weights']:,} | {shares(final)} | {rewards_text(final)} "
+            f"| {final['reward_min']:g} | {summary['seconds'] / 60:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def draw_run(folder, out=None):
+    """Draws all graphs of a finished run. Returns their paths.
+
+    The weight histograms need the models; where a folder holds no models, they are left out.
+    """
+    run = load_run(folder)
+    out = Path(out or folder)
+    paths = [draw_sizes([run], out / "size_vs_reward.png")]
+    before = Path(run["config"]["teacher"])
+    for entry in run["summary"]["steps"]:
+        step = entry["step"]
+        paths.append(draw_sparsity(run, entry, out / f"sparsity_vs_reward_step_{step}.png"))
+        after = run["folder"] / f"pruned_step_{step}.keras"
+        if before.exists() and after.exists():
+            paths.append(draw_weights(before, after, out / f"weights_step_{step}.png"))
+        before = run["folder"] / f"student_step_{step}.keras"
+    return paths
+
+
+def _figure(width=7.0, height=4.2):
+    figure = Figure((width, height), dpi=150, layout="constrained")
+    return figure, figure.subplots()
+
+
+def _save(figure, path):
+    with replacing(path) as temporary:
+        figure.savefig(temporary)
+    return path
+
+
+def _weights_axis(axes, label):
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.set_xlabel(label)
+    axes.grid(alpha=0.3)
+
+
+def _reward_axis(axes, config):
+    objective = config["settings"]["evaluation"]["objective"]
+    axes.axhline(objective, color="tab:green", linestyle="--", linewidth=1, label=f"objective, {objective:g}")
+    axes.set_ylabel("reward (mean ± standard error)")
+
+
+def draw_sparsity(run, entry, path):
+    """Reward against nonzero weights while IPP prunes (the paper's figure)."""
+    step = str(entry["step"])
+    rows = [row for row in run["metrics"] if row["phase"] == "prune" and row["step"] == step]
+    nonzero, mean, error = (
+        np.array([float(row[name]) for row in rows]) for name in ("nonzero", "reward_mean", "reward_stderr")
+    )
+    figure, axes = _figure()
+    axes.errorbar(nonzero, mean, error, fmt="o", markersize=4, capsize=2, linewidth=1, label="evaluations while pruning")
+    pruned = entry["pruned"]
+    axes.plot(
+        pruned["nonzero"],
+        pruned["reward_mean"],
+        "*",
+        markersize=15,
+        color="tab:red",
+        label=f"kept: {pruned['nonzero']:,} weights, {rewards_text(pruned)} over {pruned['episodes']:,} fresh episodes",
+    )
+    _reward_axis(axes, run["config"])
+    _weights_axis(axes, f"nonzero weights of {pruned['weights']:,}")
+    axes.set_title(f"{run['config']['environment']}: pruning in PoPS step {step}")
+    axes.legend(loc="lower right", fontsize="small")
+    return _save(figure, path)
+
+
+def draw_sizes(runs, path):
+    """Reward against size over the PoPS steps of one or several runs (the paper's figure)."""
+    figure, axes = _figure()
+    for index, run in enumerate(runs):
+        teacher = run["summary"]["teacher"]
+        shrunk = [entry["shrunk"] for entry in run["summary"]["steps"] if "shrunk" in entry]
+        if index == 0:
+            axes.axhline(teacher["reward_mean"], color="black", linewidth=1, label=f"teacher, {rewards_text(teacher)}")
+        reports = [teacher, *shrunk]
+        axes.errorbar(
+            [report["weights"] for report in reports],
+            [report["reward_mean"] for report in reports],
+            [report["reward_stderr"] for report in reports],
+            fmt="o-",
+            markersize=5,
+            capsize=3,
+            linewidth=1,
+            label=f"seed {run['config']['seed']}: {reports[-1]['weights']:,} weights",
+        )
+    _reward_axis(axes, runs[0]["config"])
+    _weights_axis(axes, "weights of the dense student (log scale)")
+    axes.set_title(f"{runs[0]['config']['environment']}: size against reward over the PoPS steps")
+    axes.legend(fontsize="small")
+    return _save(figure, path)
+
+
+def draw_weights(before, after, path):
+    """Histograms of the weights before and after pruning."""
+    from model import kernels, read_network  # model imports nothing from here; plots alone need it
+
+    arrays = [np.concatenate([kernel.reshape(-1) for kernel in kernels(read_network(file))]) for file in (before, after)]
+    figure, axes = _figure()
+    left = arrays[1][arrays[1] != 0]
+    bins = np.histogram_bin_edges(np.concatenate([arrays[0], left]), 60)
+    axes.hist(arrays[0], bins, alpha=0.5, label=f"before pruning: {np.count_nonzero(arrays[0]):,} nonzero weights")
+    axes.hist(left, bins, alpha=0.7, label=f"after pruning: {left.size:,} nonzero weights")
+    axes.set_yscale("log")
+    axes.set_xlabel("weight")
+    axes.set_ylabel("number of weights (log scale)")
+    axes.set_title(f"{Path(before).name} and {Path(after).name}")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    return _save(figure, path)

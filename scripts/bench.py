@@ -1,0 +1,198 @@
+"""Measures, side by side in one run, how fast updates and evaluation are, what limits them, and what Python loops cost."""
+
+import itertools
+import random
+import time
+
+import common
+from configs import configuration
+
+SIZES = ((256, 256, 128), (40, 40, 20), (8, 8, 4))
+
+
+def main():
+    parser = common.Parser(__doc__, "python scripts/bench.py")
+    parser.add_argument("--seconds", type=float, default=3.0, help="how long each figure is measured (3)")
+    arguments = parser.parse_args()
+
+    def command():
+        if not 0 < arguments.seconds <= 600:
+            parser.error("--seconds: give a number above 0, up to 600")
+        common.import_tensorflow()
+        with common.quiet():
+            updates, evaluation = bench_updates(arguments.seconds), bench_evaluation(arguments.seconds)
+        show("distillation of CartPole, batch 128: updates per second", updates)
+        show("greedy evaluation of CartPole: environment steps per second", evaluation)
+
+    common.run_command(command)
+
+
+def show(title, rows):
+    from rich.table import Table
+
+    from utils import console
+
+    table = Table(*rows[0], title=title, title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows[1:]:
+        table.add_row(*(text if isinstance(text, str) else f"{text:,.0f}" for text in row))
+    console.print(table)
+
+
+def per_second(work, seconds):
+    """How much work is done in a second. `work()` does some and returns how much; its first call is not counted."""
+    work()
+    start, done = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        done += work()
+    return done / (time.perf_counter() - start)
+
+
+def bench_updates(seconds):
+    import numpy as np
+    import tensorflow as tf
+
+    from model import StudentCartPole
+    from prune import PruningSchedule
+    from train import initial_state, train_student
+    from utils import ReplayMemory
+
+    config = configuration("cartpole")
+    generator = np.random.default_rng(0)
+    replay = ReplayMemory(100_000, {"observations": ([4], np.float32), "teacher_outputs": ([2], np.float32)})
+    replay.add(observations=generator.normal(size=(100_000, 4)), teacher_outputs=generator.normal(size=(100_000, 2)))
+
+    rows = [("student", "matrix products alone", "updates", "of the limit", "one by one", "times as fast")]
+    for widths, schedule in [(SIZES[0], PruningSchedule(0.0, 0.99, 0, 10**6, 10)), *((widths, None) for widths in SIZES)]:
+        student = StudentCartPole(config["model"], widths)
+        state = initial_state(student.initial_weights(generator), student.full_masks())
+        block = 100 if widths == SIZES[0] else 2000
+
+        def work(student=student, block=block, schedule=schedule):
+            nonlocal state
+            state, _ = train_student(student, state, replay, config["prune"], generator, block, 1e-3, schedule)
+            return block
+
+        limit = per_second(matrix_products([4, *widths, 2], 128, block), seconds)
+        ours = per_second(work, seconds)
+        one_by_one = per_second(update_one_by_one(student.plain_network("bench"), replay, tf), seconds)
+        name = "-".join(map(str, widths)) + (", pruning every 10" if schedule else "")
+        rows.append((name, limit, ours, f"{100 * ours / limit:.0f} %", one_by_one, f"{ours / one_by_one:.0f}"))
+    return rows
+
+
+def matrix_products(units, batch, block):
+    """Nothing but the matrix products of an update: forward, and both backward, in one compiled loop."""
+    import tensorflow as tf
+
+    layers = list(itertools.pairwise(units))
+    inputs = [tf.random.normal([batch, before]) for before, _ in layers]
+    kernels = [tf.random.normal(layer) for layer in layers]
+    gradients = [tf.random.normal([batch, after]) for _, after in layers]
+
+    @tf.function(jit_compile=True)
+    def products(inputs, kernels, gradients):
+        def step(index, total):
+            outputs = []
+            for number, (x, kernel, gradient) in enumerate(zip(inputs, kernels, gradients, strict=True)):
+                x = x + total  # each round depends on the one before, so that none is left out
+                outputs += [tf.matmul(x, kernel), tf.matmul(x, gradient, transpose_a=True)]
+                if number > 0:
+                    outputs.append(tf.matmul(gradient, kernel, transpose_b=True))
+            return index + 1, sum(output[0, 0] for output in outputs) * 1e-12
+
+        return tf.while_loop(lambda index, _: index < block, step, (0, 0.0))[1]
+
+    def work():
+        products(inputs, kernels, gradients).numpy()
+        return block
+
+    return work
+
+
+def update_one_by_one(network, replay, tf):
+    """An update as the published code does it: a minibatch of Python objects, then one call of the model."""
+    import keras
+    import numpy as np
+
+    entries = list(zip(*(list(array) for array in replay.arrays.values()), strict=True))
+    optimizer = keras.optimizers.RMSprop(1e-3, rho=0.9)
+    optimizer.build(network.trainable_variables)
+
+    @tf.function
+    def update(states, outputs):
+        teacher = tf.nn.softmax(outputs / 0.01) + 1e-5
+        with tf.GradientTape() as tape:
+            student = tf.nn.softmax(network(states)) + 1e-5
+            loss = tf.reduce_sum(teacher * tf.math.log(teacher / student))
+        optimizer.apply(tape.gradient(loss, network.trainable_variables), network.trainable_variables)
+        return loss
+
+    def work():
+        states, outputs = zip(*random.sample(entries, 128), strict=True)
+        float(update(np.array(states), np.array(outputs)))
+        return 1
+
+    return work
+
+
+def bench_evaluation(seconds):
+    import gymnasium
+    import numpy as np
+    import tensorflow as tf
+
+    from model import AGENTS, StudentCartPole
+    from utils import Player, make_environments, single
+
+    config = configuration("cartpole")
+    episodes = 1000
+    environments = make_environments(config["environment"], episodes)
+    generator = np.random.default_rng(0)
+    actions = generator.integers(2, size=(200, episodes))
+
+    def play_randomly():
+        environments.reset(seed=0)
+        for step in actions:
+            environments.step(step)
+        return actions.size
+
+    limit = per_second(play_randomly, seconds)
+    rows = [("policy", "random actions", "steps", "of the limit", "one by one", "times as fast")]
+    teacher = AGENTS["cartpole"][0].load(common.ROOT / "saved_models" / "cartpole" / "teacher.keras", config["model"])
+    small = StudentCartPole(config["model"], SIZES[-1]).plain_network("bench")
+    small.set_weights(balancing(small.get_weights()))
+    for name, network in (("teacher 256-256-128", teacher.network), ("student 8-8-4", small)):
+        player = Player(single(network), config["environment"], episodes, "greedy")
+        ours = per_second(lambda player=player: player.evaluate(0).sum(), seconds)
+        outputs = tf.function(network)
+        environment = gymnasium.make("CartPole-v1", max_episode_steps=200)
+
+        def play_one(environment=environment, outputs=outputs):
+            observation, _ = environment.reset(seed=0)
+            steps, over = 0, False
+            while not over:
+                action = int(outputs(observation[None]).numpy().argmax())
+                observation, _, terminated, truncated, _ = environment.step(action)
+                steps, over = steps + 1, terminated or truncated
+            return steps
+
+        one_by_one = per_second(play_one, seconds)
+        rows.append((name, limit, ours, f"{100 * ours / limit:.0f} %", one_by_one, f"{ours / one_by_one:.0f}"))
+    return rows
+
+
+def balancing(weights):
+    """Weights of an 8-8-4 network that keeps the pole up: it pushes to the side that the pole leans and moves to."""
+    import numpy as np
+
+    weights = [np.zeros_like(array) for array in weights]
+    side = np.array([0.1, 0.3, 1.0, 0.5])
+    weights[0][:, 0], weights[0][:, 1] = side, -side
+    weights[2][0, 0] = weights[2][1, 1] = weights[4][0, 0] = weights[4][1, 1] = 1
+    weights[6][0, 1] = weights[6][1, 0] = 1
+    return weights
+
+
+if __name__ == "__main__":
+    main()

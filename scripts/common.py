@@ -1,0 +1,114 @@
+"""What the commands share: finding the project, quiet imports, one-line errors and exit codes."""
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from configs import ENVIRONMENTS, PROFILES, ConfigurationError  # noqa: E402
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose help shows an example and whose errors are one line."""
+
+    def __init__(self, description, example):
+        super().__init__(
+            description=description, epilog=f"example:\n  {example}", formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+    def add_run_arguments(self, out):
+        """The arguments of a command that makes a run folder."""
+        self.add_argument("environment", metavar="ENV", help=" or ".join(ENVIRONMENTS))
+        self.add_argument("--seed", type=seed, default=0, metavar="N", help="every random number follows from it (0)")
+        self.add_argument("--out", type=Path, metavar="DIR", help=f"new folder for the run ({out})")
+        self.add_argument("--profile", default="fast", metavar="|".join(PROFILES), help="settings to start from (fast)")
+        self.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="GROUP.KEY=VALUE",
+            help="change one setting of configs.py; may be given more than once",
+        )
+
+
+def seed(text):
+    number = int(text) if text.isascii() and text.isdigit() else -1
+    if not 0 <= number < 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is not an integer from 0 to {2**32 - 1}")
+    return number
+
+
+def episodes(text):
+    number = int(text) if text.isascii() and text.isdigit() else -1
+    if not 2 <= number <= 100_000:
+        raise argparse.ArgumentTypeError(f"{text} is not an integer from 2 to 100000")
+    return number
+
+
+@contextlib.contextmanager
+def quiet():
+    """Holds back what C++ code prints to standard error; shows it after all if the block fails."""
+    with tempfile.TemporaryFile() as held:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(kept, held.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def import_tensorflow():
+    """Imports TensorFlow without what it prints about graphics processors that it does not find, and about retracing."""
+    with quiet():
+        import tensorflow
+    tensorflow.get_logger().setLevel("ERROR")
+
+
+def run_command(command, go_on="start it again"):
+    """Runs a command and exits: 0 on success, 2 on bad input, 1 on a failed or interrupted run, with one line each.
+
+    Args:
+        command: a function without arguments.
+        go_on: what to do after an interruption, or a function that says so.
+    """
+    interrupted = False
+
+    def interrupt(*_):
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    name = Path(sys.argv[0]).name
+    try:
+        command()
+    except ConfigurationError as error:
+        sys.exit(_say(f"{name}: {error}", 2))
+    except BaseException as error:
+        # Inside a compiled loop an interruption comes back as TensorFlow's own exception.
+        if interrupted:
+            sys.exit(_say(f"{name}: interrupted; {go_on() if callable(go_on) else go_on}", 1))
+        if isinstance(error, OSError) or type(error).__name__ == "RunFailed":
+            sys.exit(_say(f"{name}: {error}", 1))
+        raise
+
+
+def _say(message, code):
+    print(" ".join(message.split()), file=sys.stderr)
+    return code

@@ -1,0 +1,37 @@
+"""Draws the graphs of finished runs of pops.py and prints their results as a Markdown table.
+
+One run: its graphs, into its own folder or --out. Several: one graph of reward against size over all of them, into --out.
+"""
+
+from pathlib import Path
+
+import common
+from configs import ConfigurationError
+
+
+def main():
+    parser = common.Parser(__doc__, "python scripts/plot.py runs/cartpole-seed0 runs/cartpole-seed1 --out plots")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR", help="run folder, or a folder of results/")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the graphs (the run's own; needed for several)")
+    arguments = parser.parse_args()
+    folders, out = arguments.runs, arguments.out
+
+    def command():
+        if len(folders) > 1 and out is None:
+            raise ConfigurationError("several runs: give a folder for their common graph with --out")
+        common.import_tensorflow()
+        from utils import draw_run, draw_sizes, load_run, log, make_folder, markdown_table
+
+        runs = [load_run(folder) for folder in folders]
+        if out is not None:
+            make_folder(out)
+        paths = draw_run(folders[0], out) if len(runs) == 1 else [draw_sizes(runs, out / "size_vs_reward.png")]
+        print(markdown_table(runs))
+        for path in paths:
+            log(f"plot: {path}")
+
+    common.run_command(command)
+
+
+if __name__ == "__main__":
+    main()

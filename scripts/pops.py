@@ -1,0 +1,47 @@
+"""Prunes and shrinks a trained policy (PoPS) and writes the small dense student, metrics, summary and plots."""
+
+import shlex
+from pathlib import Path
+
+import common
+from configs import check_environment, configuration
+
+
+def main():
+    parser = common.Parser(__doc__, "python scripts/pops.py cartpole --seed 0")
+    parser.add_run_arguments("runs/ENV-seedN")
+    parser.add_argument("--teacher", type=Path, metavar="PATH", help="Keras file (saved_models/ENV/teacher.keras)")
+    arguments = parser.parse_args()
+    environment, seed = arguments.environment, arguments.seed
+    folder = arguments.out or Path("runs", f"{environment}-seed{seed}")
+
+    def command():
+        config = configuration(environment, arguments.profile, arguments.set)
+        teacher_path = arguments.teacher or common.ROOT / "saved_models" / environment / "teacher.keras"
+        common.import_tensorflow()
+        from model import AGENTS
+        from prune import pops
+        from utils import Run, Seeds, draw_run, log, results_table
+
+        teacher = AGENTS[environment][0].load(teacher_path, config["model"])
+        run = Run(folder, "pops.py", environment, arguments.profile, seed, config, teacher=str(teacher_path))
+        with run.watching():
+            summary = pops(teacher, config, Seeds(seed), run)
+        log(results_table(summary))
+        log(f"ended: {summary['ended']}")
+        for path in draw_run(folder):
+            log(f"plot: {path}")
+        log(f"student: {folder / 'student.keras'}")
+
+    def go_on():
+        check_environment(environment)
+        students = sorted(folder.glob("student_step_*.keras"))
+        saved = f"the last student that met the objective is {students[-1]}" if students else "no student was finished"
+        again = shlex.join(["python", "scripts/pops.py", environment, "--seed", str(seed), "--out", f"{folder}-again"])
+        return f"{saved}; to start over: {again}"
+
+    common.run_command(command, go_on)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Trains a teacher for an environment and writes it as teacher.keras into a new run folder."""
+
+from pathlib import Path
+
+import common
+from configs import configuration
+
+
+def main():
+    parser = common.Parser(__doc__, "python scripts/train_teacher.py cartpole --seed 0")
+    parser.add_run_arguments("runs/ENV-teacher-seedN")
+    arguments = parser.parse_args()
+    folder = arguments.out or Path("runs", f"{arguments.environment}-teacher-seed{arguments.seed}")
+
+    def command():
+        config = configuration(arguments.environment, arguments.profile, arguments.set)
+        common.import_tensorflow()
+        from model import AGENTS
+        from train import train_dqn
+        from utils import Run, Seeds
+
+        run = Run(folder, "train_teacher.py", arguments.environment, arguments.profile, arguments.seed, config)
+        agent = AGENTS[arguments.environment][0](config["model"])
+        train_and_report(agent, config, Seeds(arguments.seed), run, train_dqn)
+
+    common.run_command(
+        command, f"the best teacher so far, if any, is {folder / 'teacher.keras'}; start again with another --out"
+    )
+
+
+def train_and_report(agent, config, seeds, run, train):
+    """Trains a teacher, keeping the best so far even if training is cut short, and reports it on fresh episodes."""
+    from model import count_weights
+    from train import evaluate_network
+    from utils import log, reward_statistics
+
+    evaluations = 0
+
+    def on_evaluation(**row):
+        nonlocal evaluations
+        evaluations += 1
+        run.metrics(phase="teacher", **row)
+
+    try:
+        with run.watching():
+            train(agent, config, seeds, on_evaluation)
+    finally:
+        if evaluations:
+            path = run.save_model("teacher.keras", agent.network)
+    weights, _ = count_weights(agent.network)
+    episodes = config["evaluation"]["report_episodes"]
+    rewards = evaluate_network(agent.network, config, seeds, episodes, "report", "teacher")
+    summary = {"teacher": {"weights": weights, **reward_statistics(rewards)}, "seconds": run.seconds()}
+    run.save_summary(summary)
+    log(
+        f"teacher of {weights:,} weights: reward {rewards.mean():.1f} ± {summary['teacher']['reward_stderr']:.1f} "
+        f"over {episodes} fresh episodes (lowest {rewards.min():.0f}), {run.seconds():.0f} s, {path}"
+    )
+
+
+if __name__ == "__main__":
+    main()

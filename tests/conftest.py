@@ -1,0 +1,53 @@
+"""What the tests share: a small configuration, commands run as a user runs them, and runs made once."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import pytest
+
+from configs import configuration
+
+ROOT = Path(__file__).resolve().parent.parent
+TEACHER = ROOT / "saved_models" / "cartpole" / "teacher.keras"
+
+# A whole run of PoPS in seconds: few updates and episodes, and an objective that a barely trained student meets.
+TINY = (
+    "evaluation.objective=9.2 evaluation.lower_bound=1 evaluation.confidence=0 evaluation.report_episodes=4 "
+    "replay.observe=400 replay.capacity=400 replay.environments=20 "
+    "prune.iterations=4 prune.updates=20 prune.evaluate_every=20 prune.episodes=3 prune.end=60 prune.frequency=5 "
+    "distill.members=2 distill.epochs=2 distill.updates=20 distill.episodes=3 distill.confirm_episodes=0 pops.steps=2"
+).split()
+
+
+@pytest.fixture(scope="session")
+def config():
+    return configuration("cartpole", assignments=TINY)
+
+
+def command(script, *arguments, cwd=ROOT, env=None):
+    """Runs a script of scripts/ as a user does. Returns the finished process."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / script), *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | (env or {}),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def tiny_pops(out, *arguments):
+    return command("pops.py", "cartpole", "--out", out, *arguments, *(f"--set={setting}" for setting in TINY))
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory):
+    """A finished tiny run of pops.py with seed 0: its folder."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    result = tiny_pops(folder)
+    assert result.returncode == 0, result.stderr
+    return folder

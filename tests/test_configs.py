@@ -1,0 +1,131 @@
+"""Settings: what is accepted is complete and consistent, what is refused is refused in one line that names the key."""
+
+import copy
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from configs import ENVIRONMENTS, PROFILES, SETTINGS, ConfigurationError, configuration, learning_rate, linear, validate
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_is_valid_and_complete(environment, profile):
+    config = configuration(environment, profile)
+    assert {group: set(keys) for group, keys in config.items()} == {g: set(keys) for g, keys in SETTINGS.items()}
+
+
+def test_paper_profile_has_the_papers_settings():
+    config = configuration("cartpole", "paper")
+    assert config["model"]["widths"] == [256, 256, 128]
+    assert (config["evaluation"]["objective"], config["evaluation"]["lower_bound"]) == (190, 80)
+    prune = config["prune"]
+    assert (prune["iterations"], prune["updates"], prune["frequency"], prune["end"]) == (125, 20_000, 10, 500_000)
+    assert (prune["tau"], prune["optimizer"], prune["final_sparsity"], prune["batch_size"]) == (0.01, "rmsprop", 0.99, 128)
+
+
+@pytest.mark.parametrize(
+    ("phase", "percent", "epoch", "rate"),
+    [
+        ("distill", 100, 1, 1e-5),
+        ("distill", 40.1, 20, 1e-5),
+        ("distill", 40.1, 21, 5e-6),
+        ("distill", 40, 1, 1e-4),
+        ("distill", 10.1, 81, 1e-5),
+        ("distill", 10, 50, 5e-4),
+        ("distill", 0.1, 1000, 1e-4),
+        ("prune", 5, 1, 1e-7),
+        ("prune", 5, 80, 5e-8),
+        ("prune", 50, 51, 2e-6),
+    ],
+)
+def test_learning_rates_of_the_paper(phase, percent, epoch, rate):
+    assert learning_rate(configuration("cartpole", "paper")[phase]["learning_rate"], percent, epoch) == rate
+
+
+def test_linear_rate_falls_in_a_straight_line_and_stays():
+    table = [[0, linear(3.0, 1.0, 5)]]
+    assert [learning_rate(table, 1, epoch) for epoch in (1, 2, 3, 4, 5, 6, 99)] == [3, 2.5, 2, 1.5, 1, 1, 1]
+
+
+def test_assignments_change_settings_and_the_last_wins():
+    assignments = ["prune.iterations=3", "distill.learning_rate=0.5", "prune.iterations=4", "replay.refill=true"]
+    config = configuration("cartpole", "fast", assignments)
+    assert config["prune"]["iterations"] == 4
+    assert config["distill"]["learning_rate"] == 0.5
+    assert config["replay"]["refill"] is True
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("prune.itertions=3", "did you mean prune.iterations?"),
+        ("prune.iterations", "group.key=value"),
+        ("iterations=3", "group.key=value"),
+        ("prune.iterations=0", "prune.iterations: 0 is not an integer from 1"),
+        ("prune.iterations=2.5", "prune.iterations: 2.5 is not an integer"),
+        ("prune.iterations=true", "prune.iterations: true is not an integer"),
+        ("prune.iterations=three", 'prune.iterations: "three" is not an integer'),
+        ("prune.final_sparsity=1", "prune.final_sparsity: 1 is not a number from 0 up to, not including, 1"),
+        ("prune.final_sparsity=NaN", "prune.final_sparsity: NaN"),
+        ("prune.optimizer=sgd", "one of rmsprop, adam"),
+        ("replay.refill=1", "true or false"),
+        ("distill.learning_rate=[[0,[[5,0.1]]]]", "distill.learning_rate"),
+        ("model.widths=[]", "model.widths"),
+        ("evaluation.objective=-1e9", "evaluation.lower_bound"),
+        ("prune.begin=5000", "prune.end: 5000 is not after prune.begin"),
+        ("prune.updates=251", "prune.updates: 251 is not a multiple of prune.evaluate_every"),
+        ("replay.capacity=10", "replay.capacity: 10 is below replay.observe"),
+        ("prune.initial_sparsity=0.995", "prune.final_sparsity: 0.99 is below prune.initial_sparsity"),
+        ("teacher.steps=1", "teacher.steps: 1 is below teacher.learning_starts"),
+        ("prune.tau=" + "[" * 10_000, "prune.tau"),
+    ],
+)
+def test_bad_assignments_are_refused_by_name(assignment, words):
+    with pytest.raises(ConfigurationError) as error:
+        configuration("cartpole", "fast", [assignment])
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("environment", "profile"), [("cartpol", "fast"), ("cartpole", "quick")])
+def test_unknown_names_are_refused(environment, profile):
+    with pytest.raises(ConfigurationError, match=r"unknown (environment|profile) '.*'"):
+        configuration(environment, profile)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=8), children, max_size=3),
+    max_leaves=8,
+)
+NAMES = st.sampled_from([(group, key) for group, keys in SETTINGS.items() for key in keys])
+
+
+@given(NAMES, JSON)
+def test_any_value_is_accepted_or_refused_by_name(name, value):
+    group, key = name
+    config = configuration("cartpole")
+    config[group][key] = value
+    try:
+        validate(config)
+    except ConfigurationError as error:
+        assert f"{group}." in str(error) and "\n" not in str(error)
+    else:
+        json.dumps(config, allow_nan=False)
+
+
+@given(st.dictionaries(st.sampled_from([*SETTINGS, "other"]), JSON))
+def test_any_missing_or_extra_group_is_refused(changes):
+    config = copy.deepcopy(configuration("cartpole"))
+    config.update(changes)
+    if changes:
+        with pytest.raises(ConfigurationError):
+            validate(config)
+    for group in changes:
+        config.pop(group)
+    if set(changes) & set(SETTINGS):
+        with pytest.raises(ConfigurationError, match="missing"):
+            validate(config)

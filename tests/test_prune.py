@@ -1,0 +1,236 @@
+"""Schedule, masks, redundancy and sizes: the rules of IPP and shrinking, against the paper's formulas and by properties."""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from configs import configuration
+from model import CartPoleDQN, StudentCartPole
+from prune import (
+    Freeze,
+    PruningSchedule,
+    Rollback,
+    _calculate_sizes_according_to_redundancy,
+    calculate_redundancy,
+    count_live_units,
+    magnitude_mask,
+    widths_between,
+)
+from train import initial_state
+
+SETTINGS = configuration("cartpole")["model"]
+
+
+def count(widths):
+    return [before * after for before, after in zip([4, *widths], [*widths, 2], strict=True)]
+
+
+# Schedule
+
+
+def test_schedule_has_the_papers_values():
+    schedule = PruningSchedule(0.0, 0.99, 0, 500_000, 10)
+    for t, sparsity in ((0, 0), (125_000, 0.99 * (1 - 0.75**3)), (250_000, 0.99 * 0.875), (500_000, 0.99), (10**6, 0.99)):
+        assert float(schedule.sparsity(t)) == pytest.approx(sparsity, abs=1e-6)
+
+
+def test_schedule_waits_for_its_begin():
+    schedule = PruningSchedule(0.2, 0.5, 100, 200, 10)
+    assert float(schedule.sparsity(0)) == pytest.approx(0.2)
+    assert float(schedule.sparsity(100)) == pytest.approx(0.2)
+    assert float(schedule.sparsity(150)) == pytest.approx(0.5 - 0.3 / 8)
+
+
+# Masks
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 3), st.integers(1, 40), st.integers(0, 9999), st.integers(0, 10_000), st.booleans())
+def test_mask_hides_exactly_the_smallest(members, size, sparsity, seed, ties):
+    sparsity = np.float32(sparsity / 10_000)
+    generator = np.random.default_rng(seed)
+    kernel = generator.normal(size=(members, size, 2)).astype(np.float32)
+    if ties:
+        kernel = np.round(kernel)
+    mask = magnitude_mask(tf.constant(kernel), tf.constant(sparsity)).numpy()
+    hidden = math.floor(sparsity * np.float32(2 * size))
+    for weights, kept in zip(abs(kernel).reshape(members, -1), mask.reshape(members, -1), strict=True):
+        assert np.count_nonzero(kept == 0) == hidden and set(kept) <= {0, 1}
+        if 0 < hidden < len(weights):
+            assert weights[kept == 0].max() <= weights[kept == 1].min()
+
+
+def test_masks_never_give_a_weight_back_while_sparsity_grows():
+    schedule = PruningSchedule(0.0, 0.9, 0, 100, 1)
+    generator = np.random.default_rng(0)
+    weights = [tf.constant(generator.normal(size=(1, 6, 5)), tf.float32), tf.zeros([1, 1, 5])]
+    masks = [tf.ones([1, 6, 5])]
+    for t in range(0, 101, 10):
+        new = schedule.masks(weights, masks, float(t))
+        assert np.all(new[0] <= masks[0])
+        masks = new
+        weights = [weights[0] + generator.normal(size=(1, 6, 5)), weights[1]]  # training goes on
+    assert np.count_nonzero(masks[0] == 0) == 27
+
+
+# How IPP answers bad scores
+
+
+def state_at(clock):
+    return initial_state([tf.zeros([1, 1, 1]), tf.zeros([1, 1, 1])])._replace(clock=tf.constant(float(clock)))
+
+
+def test_freeze_turns_pruning_off_and_on_and_ends_after_five():
+    recovery = Freeze({"patience": 5}, state_at(0))
+    state = state_at(7)
+    assert recovery.after_evaluation(state, met=False, below=True) == (state, False)
+    assert recovery.speed == 0
+    recovery.after_evaluation(state, met=False, below=False)
+    assert recovery.speed == 0  # between the bound and the objective nothing changes
+    recovery.after_evaluation(state, met=True, below=False)
+    assert recovery.speed == 1
+    answers = [recovery.after_evaluation(state, met=False, below=True)[1] for _ in range(5)]
+    assert answers == [False] * 4 + [True]
+
+
+def test_freeze_ends_ipp_when_the_mean_stays_below_the_bound():
+    recovery = Freeze({"patience": 5}, state_at(0))
+    assert [recovery.after_iteration(True, 0.1 * i) for i in range(5)] == [False] * 4 + [True]
+
+
+def test_freeze_kicks_the_learning_rate_and_then_ends_ipp():
+    recovery = Freeze({"patience": 5}, state_at(0))
+    recovery.after_evaluation(state_at(0), met=False, below=True)
+    ends, factors = [], []
+    for _ in range(6):
+        ends.append(recovery.after_iteration(False, 0.5))
+        factors.append(recovery.rate_factor)
+    assert factors == [1, 1, 1, 1, 10, 10]
+    assert ends == [False] * 5 + [True]
+    recovery.after_evaluation(state_at(0), met=True, below=False)
+    recovery.after_iteration(False, 0.6)
+    recovery.after_evaluation(state_at(0), met=False, below=True)
+    for _ in range(5):
+        recovery.after_iteration(False, 0.7)
+    assert recovery.rate_factor == pytest.approx(0.1)  # divided by 100
+
+
+def test_rollback_restores_the_last_good_state_and_prunes_more_slowly():
+    recovery = Rollback({"patience": 2, "rollbacks": 2, "end": 100}, state_at(0))
+    good, bad = state_at(10), state_at(20)
+    assert recovery.after_evaluation(good, met=True, below=False) == (good, False)
+    assert recovery.after_evaluation(bad, met=False, below=True) == (bad, False)
+    assert recovery.after_evaluation(bad, met=False, below=True) == (good, False)
+    assert recovery.speed == 0.5
+    for left in (1, 0):
+        recovery.after_evaluation(bad, met=False, below=True)
+        assert recovery.after_evaluation(bad, met=False, below=True) == (good, left == 0)
+
+
+def test_rollback_ends_when_the_schedule_is_done_and_the_score_is_good():
+    recovery = Rollback({"patience": 2, "rollbacks": 2, "end": 100}, state_at(0))
+    assert not recovery.after_evaluation(state_at(100), met=False, below=False)[1]
+    assert recovery.after_evaluation(state_at(100), met=True, below=False)[1]
+
+
+# Redundancy
+
+
+def test_redundancy_is_the_share_of_zeros_of_the_original():
+    agent = CartPoleDQN(SETTINGS, (3, 2, 2))
+    weights = [np.ones_like(w) for w in agent.network.get_weights()]
+    weights[0][:, 0] = 0  # 4 of 12
+    weights[6][0, 0] = 0  # 1 of 4
+    agent.network.set_weights(weights)
+    assert calculate_redundancy(agent.network, [12, 6, 4, 4]) == pytest.approx([1 / 3, 0, 0, 1 / 4])
+    assert calculate_redundancy(agent.network, [24, 12, 8, 8]) == pytest.approx([2 / 3, 1 / 2, 1 / 2, 5 / 8])
+
+
+def test_live_units_lie_on_a_path_from_input_to_output():
+    first = np.array([[1, 1, 0], [0, 1, 0]], bool)  # unit 2 gets nothing
+    second = np.array([[1, 0], [0, 0], [1, 1]], bool)  # unit 1 leads nowhere; unit 1 of the next gets only from unit 2
+    third = np.array([[1], [1]], bool)
+    assert count_live_units([first, second, third]) == [1, 1]
+    assert count_live_units([first, second & False, third]) == [0, 0]
+
+
+# Sizes from redundancy
+
+
+WIDTHS = st.lists(st.integers(1, 300), min_size=1, max_size=4).map(tuple)
+# TensorFlow turns subnormal numbers off for the whole process.
+REDUNDANCY = st.floats(0, 1, exclude_max=True, allow_subnormal=False)
+
+
+@st.composite
+def pruned_models(draw):
+    """Widths, live units, N_l (of a network at least as large) and two redundancy vectors, the second nowhere smaller."""
+    widths = draw(WIDTHS)
+    live = [draw(st.integers(0, width)) for width in widths]
+    growth = draw(st.sampled_from([1, 1, 3]))
+    sizes = count([width * growth for width in widths])
+    less = [draw(REDUNDANCY) for _ in sizes]
+    more = [max(r, draw(REDUNDANCY)) for r in less]
+    return widths, draw(st.sampled_from([None, live])), sizes, less, more
+
+
+@settings(deadline=None, max_examples=500)
+@given(pruned_models())
+def test_sizes_from_redundancy_always_work(model):
+    widths, live, sizes, less, more = model
+    result = _calculate_sizes_according_to_redundancy(less, sizes, widths, count, live)
+    assert result == _calculate_sizes_according_to_redundancy(less, sizes, widths, count, live)
+    assert len(result) == len(widths)
+    assert all(isinstance(new, int) and 1 <= new <= old for new, old in zip(result, widths, strict=True))
+    smallest, present, new = (sum(count(w)) for w in ([1] * len(widths), widths, result))
+    budget = float(np.dot(1 - np.array(less), sizes))
+    assert new == smallest or (new < present and new <= budget + 1e-6)
+    redundant = _calculate_sizes_according_to_redundancy(more, sizes, widths, count, live)
+    assert sum(count(redundant)) <= new
+
+
+def test_sizes_scale_the_live_shape_to_the_budget():
+    sizes = count((256, 256, 128))
+    budget = 1500
+    redundancy = 1 - np.array([budget / sum(sizes)] * 4)
+    result = _calculate_sizes_according_to_redundancy(redundancy, sizes, (256, 256, 128), count, [40, 60, 20])
+    family = {tuple(max(1, factor * full // 120) for full in (40, 60, 20)) for factor in range(1, 121)}
+    assert result == max((w for w in family if sum(count(w)) <= budget), key=lambda w: sum(count(w)))
+
+
+def test_sizes_from_budgets_keep_each_layer_to_its_own():
+    sizes = count((256, 256, 128))
+    result = _calculate_sizes_according_to_redundancy([0.95] * 4, sizes, (256, 256, 128), count)
+    assert result == (12, 51, 6)
+    assert all(new <= 0.05 * old for new, old in zip(count(result), sizes, strict=True))
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_between_lies_strictly_between(data):
+    larger = data.draw(WIDTHS)
+    smaller = tuple(data.draw(st.integers(1, width)) for width in larger)
+    between = widths_between(smaller, larger, count)
+    if between is None:
+        assert sum(larger) - sum(smaller) <= 1
+    else:
+        assert all(low <= new <= high for low, new, high in zip(smaller, between, larger, strict=True))
+        assert sum(count(smaller)) < sum(count(between)) < sum(count(larger))
+
+
+def test_a_student_copies_its_teacher_and_its_zeros_become_masks():
+    agent = CartPoleDQN(SETTINGS, (3, 2, 2))
+    agent.network.set_weights(agent.initial_weights(np.random.default_rng(0), 0.3))
+    weights = agent.network.get_weights()
+    weights[0][1, 2] = 0
+    agent.network.set_weights(weights)
+    student = StudentCartPole(SETTINGS, (3, 2, 2))
+    weights, masks = student.copy(agent.network)
+    assert [int((mask == 0).numpy().sum()) for mask in masks] == [1, 0, 0, 0]
+    states = np.random.default_rng(1).normal(size=(7, 4)).astype(np.float32)
+    np.testing.assert_allclose(student(weights, masks, states[None])[0], agent.network(states), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(student.plain(weights, masks)(states), agent.network(states))

@@ -1,0 +1,258 @@
+"""The commands end to end, as a user runs them: files, exit codes, one-line errors, reproducibility, Ctrl-C."""
+
+import csv
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+
+import numpy as np
+import pytest
+from conftest import ROOT, TEACHER, TINY, command, tiny_pops
+
+MODELS = ("pruned_step_1.keras", "student_step_1.keras", "student.keras")
+
+
+def refused(result, *words):
+    """Exit 2, and one line on standard error that has the words."""
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.count("\n") == 1 and "Traceback" not in result.stderr, result.stderr
+    for word in words:
+        assert word in result.stderr
+
+
+def metrics(folder):
+    with open(folder / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_pops_writes_the_files_of_the_contract(tiny_run):
+    names = {path.name for path in tiny_run.iterdir()}
+    assert {"config.json", "metrics.csv", "summary.json", "size_vs_reward.png", *MODELS} <= names
+    assert {"sparsity_vs_reward_step_1.png", "weights_step_1.png"} <= names
+    assert not any(name.startswith(".") for name in names)
+    config = json.loads((tiny_run / "config.json").read_text())
+    assert config["seed"] == 0 and config["settings"]["pops"]["steps"] == 2 and "tensorflow" in config["versions"]
+    rows = metrics(tiny_run)
+    assert {row["phase"] for row in rows} == {"prune", "distill"}
+    assert all(0 <= float(row["sparsity"]) < 1 and int(row["nonzero"]) <= int(row["weights"]) for row in rows)
+
+
+def test_summary_adds_up(tiny_run):
+    summary = json.loads((tiny_run / "summary.json").read_text())
+    assert summary["teacher"]["weights"] == 99_584
+    last = 99_584
+    for entry in summary["steps"]:
+        if "shrunk" not in entry:
+            break
+        units = [4, *entry["shrunk"]["widths"], 2]
+        weights = sum(before * after for before, after in itertools.pairwise(units))
+        assert weights == entry["shrunk"]["weights"] < last
+        assert entry["shrunk"]["percent"] == pytest.approx(100 * weights / 99_584)
+        nonzero = sum((1 - np.array(entry["redundancy"])) * [1024, 65536, 32768, 256])
+        assert nonzero == pytest.approx(entry["pruned"]["nonzero"], abs=0.1)
+        last = weights
+    assert summary["final"]["weights"] == last
+    assert summary["ended"]
+
+
+def test_saved_models_load_where_the_project_is_not(tiny_run, tmp_path):
+    program = """
+import sys, numpy as np, keras
+for path in sys.argv[1:]:
+    network = keras.models.load_model(path)
+    outputs = network(np.zeros((3, 4), np.float32))
+    assert tuple(outputs.shape) == (3, 2), outputs.shape
+    assert {type(layer).__module__.split(".")[0] for layer in network.layers} == {"keras"}
+    print(sum(int(np.count_nonzero(layer.get_weights()[0])) for layer in network.layers))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program, *[tiny_run / name for name in MODELS]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+    )
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((tiny_run / "summary.json").read_text())
+    first = summary["steps"][0]
+    expected = [first["pruned"]["nonzero"], first["shrunk"]["weights"], summary["final"]["weights"]]
+    assert [int(line) for line in result.stdout.split()] == expected
+
+
+def without_seconds(value):
+    if isinstance(value, dict):
+        return {key: without_seconds(part) for key, part in value.items() if key != "seconds"}
+    return [without_seconds(part) for part in value] if isinstance(value, list) else value
+
+
+def test_same_seed_same_result_to_the_bit_and_other_seeds_differ(tiny_run, tmp_path):
+    for seed, same in ((0, True), (1, False)):
+        folder = tmp_path / str(seed)
+        assert tiny_pops(folder, "--seed", seed).returncode == 0
+        first, second = (without_seconds(metrics(f)) for f in (tiny_run, folder))
+        assert (first == second) is same
+        for name in MODELS:
+            weights = []
+            for file in (tiny_run / name, folder / name):
+                with zipfile.ZipFile(file) as archive:
+                    weights.append(archive.read("model.weights.h5"))
+            assert (weights[0] == weights[1]) is same
+    first, second = (without_seconds(json.loads((f / "summary.json").read_text())) for f in (tiny_run, tmp_path / "0"))
+    assert first == second
+
+
+def test_evaluate_prints_one_object(tiny_run):
+    result = command("evaluate.py", tiny_run / "student.keras", "--episodes", 7, "--json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert set(report) == {
+        *("episodes", "reward_mean", "reward_stderr", "reward_min", "weights", "nonzero", "percent", "policy")
+    }
+    assert (report["episodes"], report["policy"]) == (7, "greedy")
+    summary = json.loads((tiny_run / "summary.json").read_text())
+    assert report["weights"] == summary["final"]["weights"]
+    assert report["percent"] == pytest.approx(summary["final"]["percent"])
+
+
+def test_the_shipped_teacher_reaches_199():
+    result = command("evaluate.py", TEACHER, "--seed", 123, "--json")
+    report = json.loads(result.stdout)
+    assert report["weights"] == 99_584
+    assert report["reward_mean"] >= 199
+    sampled = json.loads(command("evaluate.py", TEACHER, "--sample", "--json").stdout)
+    assert sampled["policy"] == "sampled"
+
+
+def test_train_teacher_writes_a_teacher_that_pops_takes(tmp_path):
+    settings = (
+        "model.widths=[16,16,8] teacher.steps=1200 teacher.learning_starts=200 teacher.evaluate_every=400 "
+        "teacher.episodes=5 evaluation.report_episodes=5"
+    ).split()
+    folder = tmp_path / "teacher"
+    result = command("train_teacher.py", "cartpole", "--out", folder, *(f"--set={s}" for s in settings))
+    assert result.returncode == 0, result.stderr
+    assert {path.name for path in folder.iterdir()} == {"config.json", "metrics.csv", "summary.json", "teacher.keras"}
+    assert len(metrics(folder)) == 3 and metrics(folder)[0]["phase"] == "teacher"
+    result = tiny_pops(tmp_path / "run", "--teacher", folder / "teacher.keras", "--set", "pops.steps=1")
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["teacher"]["widths"] == [16, 16, 8]
+
+
+def test_plot_draws_one_run_and_several(tiny_run, tmp_path):
+    result = command("plot.py", tiny_run, "--out", tmp_path / "one")
+    assert result.returncode == 0, result.stderr
+    assert {"size_vs_reward.png", "sparsity_vs_reward_step_1.png", "weights_step_1.png"} <= {
+        path.name for path in (tmp_path / "one").iterdir()
+    }
+    result = command("plot.py", tiny_run, tiny_run, "--out", tmp_path / "two")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "two" / "size_vs_reward.png").read_bytes()[:4] == b"\x89PNG"
+    assert result.stdout.count("| 0 | 99,584, ") == 2
+    refused(command("plot.py", tiny_run, tiny_run), "--out")
+    refused(command("plot.py", tmp_path), "does not hold a finished run")
+
+
+@pytest.mark.parametrize("script", ["train_teacher.py", "pops.py", "evaluate.py", "plot.py"])
+def test_help_shows_an_example(script):
+    result = command(script, "--help")
+    assert result.returncode == 0 and f"python scripts/{script}" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["pops.py"], ["ENV"]),
+        (["pops.py", "cartpol"], ["cartpol", "did you mean cartpole?"]),
+        (["pops.py", "cartpole", "--set", "prune.itertions=3"], ["did you mean prune.iterations?"]),
+        (["pops.py", "cartpole", "--set", "prune.iterations=many"], ["prune.iterations", "an integer"]),
+        (["pops.py", "cartpole", "--profile", "slow"], ["slow", "fast, paper"]),
+        (["pops.py", "cartpole", "--seed", "-1"], ["-1", "integer from 0"]),
+        (["pops.py", "cartpole", "--teacher", "nowhere.keras"], ["nowhere.keras", "No such file"]),
+        (["train_teacher.py", "pong2"], ["pong2"]),
+        (["evaluate.py", "nowhere.keras"], ["nowhere.keras"]),
+        (["evaluate.py", str(TEACHER), "--episodes", "1"], ["integer from 2"]),
+        (["evaluate.py", str(TEACHER), "--env", "mars"], ["mars"]),
+        (["evaluate.py", str(TEACHER), "--greedy", "--sample"], ["not allowed with"]),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_line(arguments, words, tmp_path):
+    refused(command(*arguments, cwd=tmp_path), *words)
+    assert not list(tmp_path.iterdir())
+
+
+def keras_file(path, inputs, outputs, layer="Dense"):
+    import keras
+
+    layers = [keras.layers.Dense(4, activation="relu" if layer == "Dense" else "tanh"), keras.layers.Dense(outputs)]
+    keras.Sequential([keras.Input((inputs,)), *layers]).save(path)
+
+
+def test_bad_teacher_files_are_refused_and_nothing_is_written(tmp_path):
+    teacher, out = tmp_path / "teacher.keras", tmp_path / "run"
+
+    def pops():
+        return command("pops.py", "cartpole", "--teacher", teacher, "--out", out)
+
+    whole = TEACHER.read_bytes()
+    for content in (b"", whole[: len(whole) // 2], os.urandom(5000), b'{"a": 1}'):
+        teacher.write_bytes(content)
+        refused(pops(), str(teacher), "not a readable Keras model file")
+    keras_file(teacher, inputs=8, outputs=4)
+    refused(pops(), str(teacher), "(None, 8)", "(None, 4)", "needs (None, 4)")
+    keras_file(teacher, inputs=4, outputs=2, layer="tanh")
+    refused(pops(), str(teacher), "ReLU")
+    assert not out.exists()
+
+
+def test_a_keras_file_with_code_is_not_run(tmp_path):
+    import keras
+
+    path, trace = tmp_path / "teacher.keras", tmp_path / "trace"
+    layer = keras.layers.Lambda(eval(f"lambda x: (open({str(trace)!r}, 'w').close(), x)[1]"), output_shape=(4,))
+    network = keras.Sequential([keras.Input((4,)), layer, keras.layers.Dense(2)])
+    network.save(path)
+    trace.unlink(missing_ok=True)
+    refused(command("pops.py", "cartpole", "--teacher", path, "--out", tmp_path / "run"), "not a readable Keras")
+    assert not trace.exists()
+
+
+def test_a_used_or_unwritable_folder_is_refused_and_left_alone(tiny_run, tmp_path):
+    folder = shutil.copytree(tiny_run, tmp_path / "copy")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    refused(tiny_pops(folder), str(folder), "holds another run")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    refused(tiny_pops(folder / "config.json"), "config.json")
+    refused(tiny_pops(folder / "config.json" / "deep"), "no folder can be made")
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_what_is_written(tmp_path):
+    result = tiny_pops(tmp_path / "run", "--set", "prune.learning_rate=1", "--set", "prune.tau=1e-45")
+    assert result.returncode == 1, result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "prune, step 1, update 20: the loss is nan" in result.stderr
+    assert {"config.json", "metrics.csv"} <= {path.name for path in (tmp_path / "run").iterdir()}
+
+
+def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path):
+    folder = tmp_path / "run"
+    long = [*TINY, "prune.iterations=100000", "prune.end=100000000"]
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "scripts/pops.py", "cartpole", "--out", folder, *(f"--set={s}" for s in long)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not ((folder / "metrics.csv").exists() and len(metrics(folder)) > 3):
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors.count("\n") == 1 and "interrupted" in errors and "to start over: python scripts/pops.py" in errors
+    assert len(metrics(folder)) > 3

@@ -1,0 +1,197 @@
+"""Losses, optimisers and training: against references in NumPy and Keras, and what must hold after training."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from configs import configuration
+from model import CartPoleDQN, StudentCartPole
+from prune import PruningSchedule, iterative_pruning_policy_distillation
+from train import Task, adam, check_loss, fill_replay, fit_supervised, initial_state, rmsprop, train_dqn, train_student
+from utils import ReplayMemory, RunFailed, Seeds
+
+WIDTHS = (6, 5, 4)
+
+
+def softmax(x):
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def replay_of(states, outputs):
+    replay = ReplayMemory(len(states), {"observations": ([4], np.float32), "teacher_outputs": ([2], np.float32)})
+    replay.add(observations=states, teacher_outputs=outputs)
+    return replay
+
+
+@pytest.fixture
+def generator():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def replay(generator):
+    states = generator.normal(size=(1000, 4))
+    return replay_of(states, np.stack([states.sum(axis=1), states[:, 0]], axis=1))
+
+
+def test_loss_is_the_kl_divergence_of_the_paper(generator):
+    student = StudentCartPole(configuration("cartpole")["model"], WIDTHS, members=3)
+    teacher, outputs = generator.normal(size=(8, 2)), generator.normal(size=(3, 8, 2))
+    p, q = softmax(teacher / 0.1) + 1e-5, softmax(outputs) + 1e-5
+    expected = (p * np.log(p / q)).sum(axis=(1, 2))
+    loss = student.loss(tf.constant(teacher, tf.float32), tf.constant(outputs, tf.float32), 0.1)
+    np.testing.assert_allclose(loss, expected, rtol=1e-4)
+
+
+def test_q_learning_loss_is_huber(generator):
+    agent = CartPoleDQN(configuration("cartpole")["model"], WIDTHS)
+    outputs = generator.normal(size=(16, 2)).astype(np.float32) * 3
+    actions, targets = generator.integers(2, size=16).astype(np.int32), generator.normal(size=16).astype(np.float32)
+    expected = keras.losses.Huber()(targets[:, None], outputs[np.arange(16), actions][:, None])
+    np.testing.assert_allclose(agent.loss(outputs, actions, targets), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("ours", "keras_optimizer"),
+    [(adam, keras.optimizers.Adam(0.01)), (rmsprop, keras.optimizers.RMSprop(0.01, rho=0.9))],
+)
+def test_optimizers_do_what_keras_does(ours, keras_optimizer, generator):
+    weight = mean = square = tf.zeros([3])
+    variable = keras.Variable(np.zeros(3, np.float32))
+    for update in range(1, 20):
+        gradient = tf.constant(generator.normal(size=3), tf.float32)
+        weight, mean, square = ours(weight, gradient, mean, square, tf.constant(float(update)), 0.01)
+        keras_optimizer.apply([gradient], [variable])
+    np.testing.assert_allclose(weight, variable.value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("widths", [WIDTHS, (20, 5, 20)])  # small kernels and large ones are multiplied in two ways
+def test_members_are_independent_networks(widths, generator, replay):
+    settings = configuration("cartpole")
+    together = StudentCartPole(settings["model"], widths, members=3)
+    alone = StudentCartPole(settings["model"], widths)
+    weights = together.initial_weights(generator, 0.3)
+    state = initial_state(weights, together.full_masks())
+    state, losses = train_student(together, state, replay, settings["distill"], np.random.default_rng(1), 5, 1e-2)
+    for member in range(3):
+        own = initial_state([w[member][None] for w in weights], alone.full_masks())
+        own, loss = train_student(alone, own, replay, settings["distill"], np.random.default_rng(1), 5, 1e-2)
+        assert loss[0] == pytest.approx(losses[member], rel=1e-4)
+        for trained, one in zip(state.weights, own.weights, strict=True):
+            np.testing.assert_allclose(trained[member], one[0], rtol=1e-3, atol=1e-5)
+
+
+def test_training_lowers_the_loss(generator, replay):
+    settings = configuration("cartpole")
+    student = StudentCartPole(settings["model"], WIDTHS)
+    state = initial_state(student.initial_weights(generator, 0.3), student.full_masks())
+    losses = []
+    for _ in range(5):
+        state, loss = train_student(student, state, replay, settings["distill"], generator, 100, 1e-2)
+        losses.append(loss[0])
+    assert losses[-1] < losses[0] / 2
+    assert int(state.update) == 500
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
+def test_masked_weights_stay_masked_and_sparsity_follows_the_schedule(optimizer, generator, replay):
+    settings = configuration("cartpole", assignments=[f"prune.optimizer={optimizer}"])
+    student = StudentCartPole(settings["model"], WIDTHS)
+    state = initial_state(student.initial_weights(generator), student.full_masks())
+    schedule = PruningSchedule(0.0, 0.8, 0, 100, 10)
+    hidden = [np.zeros(shape, bool) for shape in student.kernel_shapes()]
+    for done in (30, 60, 90, 120):
+        state, _ = train_student(student, state, replay, settings["prune"], generator, 30, 1e-2, schedule)
+        masks = [mask.numpy() == 0 for mask in state.masks]
+        assert all(np.all(now[before]) for now, before in zip(masks, hidden, strict=True))
+        last_mask_update = (done - 1) // 10 * 10
+        for size, mask in zip(student.layer_sizes(), masks, strict=True):
+            assert mask.sum() == np.floor(schedule.sparsity(last_mask_update).numpy() * np.float32(size))
+        hidden = masks
+    plain = student.plain(state.weights, state.masks)
+    assert all(np.all(w[mask[0]] == 0) for w, mask in zip(plain.get_weights()[::2], hidden, strict=True))
+    assert not any(np.signbit(w[w == 0]).any() for w in plain.get_weights())
+
+
+def test_speed_zero_turns_pruning_off_and_freezes_the_clock(generator, replay):
+    settings = configuration("cartpole")
+    student = StudentCartPole(settings["model"], WIDTHS)
+    state = initial_state(student.initial_weights(generator), student.full_masks())
+    schedule = PruningSchedule(0.5, 0.9, 0, 100, 10)
+    state, _ = train_student(student, state, replay, settings["prune"], generator, 20, 1e-3, schedule, speed=0.0)
+    assert float(state.clock) == 0 and all(np.all(mask == 1) for mask in state.masks)
+    state, _ = train_student(student, state, replay, settings["prune"], generator, 20, 1e-3, schedule, speed=0.5)
+    assert float(state.clock) == 10
+
+
+def teacher_task(config, **changes):
+    agent = CartPoleDQN(config["model"], WIDTHS)
+    agent.network.set_weights(agent.initial_weights(np.random.default_rng(3), 0.1))
+    rows = []
+    task = Task(config, Seeds(0), agent.network, sum(agent.layer_sizes()), None, lambda **row: rows.append(row))
+    return task._replace(**changes), agent, rows
+
+
+def test_teacher_fills_the_replay_with_its_outputs(config):
+    task, agent, _ = teacher_task(config)
+    replay, again = fill_replay(task), fill_replay(task)
+    assert replay.size == config["replay"]["observe"]
+    states = replay.arrays["observations"]
+    np.testing.assert_allclose(replay.arrays["teacher_outputs"], agent.network(states), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(states, again.arrays["observations"])
+    # A state beyond the limits ends an episode. No action is taken there, so it does not belong into the replay.
+    assert abs(states[:, 0]).max() <= 2.4 and abs(states[:, 2]).max() <= 0.2095
+
+
+@pytest.mark.parametrize("refill", [True, False])
+def test_fit_supervised_reports_whether_the_objective_was_met(config, refill):
+    for objective, met in ((0, True), (1000, False)):
+        settings = config | {"evaluation": config["evaluation"] | {"objective": objective}}
+        task, _, rows = teacher_task(settings)
+        task = task._replace(replay=None if refill else fill_replay(task))
+        distilled = fit_supervised(StudentCartPole(config["model"], (2, 2, 2), members=2), task, step=1)
+        assert distilled.met is met
+        assert distilled.epochs == len(rows) == (1 if met else config["distill"]["epochs"])
+        assert distilled.rewards.shape == (config["distill"]["episodes"],)
+
+
+def test_ipp_returns_the_sparsest_good_state_or_none(config):
+    task, agent, rows = teacher_task(config)
+    task = task._replace(replay=fill_replay(task))
+    student = StudentCartPole(config["model"], WIDTHS)
+    state = initial_state(*student.copy(agent.network))
+    never = task._replace(config=config | {"evaluation": config["evaluation"] | {"objective": 1000, "lower_bound": 0}})
+    assert iterative_pruning_policy_distillation(student, state, never, step=1) is None
+    rows.clear()
+    always = task._replace(config=config | {"evaluation": config["evaluation"] | {"objective": 1, "lower_bound": 0}})
+    pruned = iterative_pruning_policy_distillation(student, state, always, step=1)
+    nonzero = sum(int(mask.numpy().sum()) for mask in pruned.state.masks)
+    assert nonzero == min(row["nonzero"] for row in rows) < sum(student.layer_sizes())
+
+
+def test_a_loss_that_is_no_number_ends_the_run_by_name(generator, replay):
+    settings = configuration("cartpole")
+    student = StudentCartPole(settings["model"], WIDTHS)
+    state = initial_state(student.initial_weights(generator), student.full_masks())
+    replay.arrays["observations"][:] = np.nan
+    state, loss = train_student(student, state, replay, settings["distill"], generator, 3, 1e-3)
+    with pytest.raises(RunFailed, match="distill, step 2, update 3: the loss is nan"):
+        check_loss(loss, "distill", 2, state)
+
+
+def test_teacher_training_is_reproducible_and_learns(config):
+    config = config | {
+        "teacher": config["teacher"]
+        | {"steps": 2000, "learning_starts": 200, "evaluate_every": 1000, "episodes": 10, "epsilon_steps": 1000},
+        "model": config["model"] | {"widths": [32, 32, 16]},
+        "replay": config["replay"] | {"capacity": 4000},
+    }
+    histories = []
+    for seed in (0, 0, 1):
+        agent, rows = CartPoleDQN(config["model"]), []
+        train_dqn(agent, config, Seeds(seed), lambda rows=rows, **row: rows.append(row))
+        histories.append([(row["loss"], *row["rewards"]) for row in rows])
+    assert histories[0] == histories[1] != histories[2]
+    assert max(np.mean(row[1:]) for row in histories[0]) > 12  # a policy without training scores 9 to 10

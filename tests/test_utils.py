@@ -1,0 +1,96 @@
+"""Seeds, evaluation, replay, files: what later results rest on."""
+
+import gymnasium
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from configs import ConfigurationError
+from utils import Player, ReplayMemory, Run, Seeds, replacing, reward_statistics, select_actions, write_json
+
+CARTPOLE = {"id": "CartPole-v1", "max_episode_steps": 200}
+
+
+def test_seeds_depend_on_seed_and_purpose_and_uses_never_meet():
+    seeds = Seeds(5)
+    assert seeds.environment("select", "a", 1) == Seeds(5).environment("select", "a", 1)
+    assert len({seeds.environment("select", *p) for p in (("a", 1), ("a", 2), ("b", 1))}) == 3
+    assert Seeds(6).environment("select", "a", 1) != seeds.environment("select", "a", 1)
+    for number in range(100):
+        for index, use in enumerate(Seeds.USES):
+            assert index * 2**29 <= seeds.environment(use, "x", number) < (index + 1) * 2**29
+
+
+def test_greedy_actions_are_the_largest_outputs_and_sampled_ones_follow_the_softmax():
+    outputs = tf.constant(np.tile([[0.0, 1.0, -1.0]], (20_000, 1)), tf.float32)
+    seed = tf.constant([3, 4])
+    assert set(select_actions(outputs, "greedy", seed).numpy()) == {1}
+    shares = np.bincount(select_actions(outputs, "sample", seed).numpy(), minlength=3) / 20_000
+    np.testing.assert_allclose(shares, np.exp([0, 1, -1]) / np.exp([0, 1, -1]).sum(), atol=0.015)
+    explored = np.bincount(select_actions(outputs, "greedy", seed, 0.3).numpy(), minlength=3) / 20_000
+    np.testing.assert_allclose(explored, [0.1, 0.8, 0.1], atol=0.015)
+
+
+@pytest.mark.parametrize("acting", ["greedy", "sample"])
+def test_every_episode_counts_once_and_whole(acting):
+    """The vectorised loop against episodes played one by one from the same first states."""
+
+    def policy(observations):
+        side = 10 * observations[..., 2]  # too simple to keep the pole up for long
+        return tf.stack([-side, side], axis=-1)
+
+    player = Player(policy, CARTPOLE, 20, acting, members=2)
+    rewards = player.evaluate(11)
+    assert rewards.shape == (2, 20)
+    np.testing.assert_array_equal(rewards, player.evaluate(11))
+    assert not np.array_equal(rewards, player.evaluate(12))
+    assert rewards.max() <= 200
+    if acting == "sample":
+        return
+    first, _ = gymnasium.make_vec("CartPole-v1", 40, vectorization_mode="vector_entry_point").reset(seed=11)
+    single = gymnasium.make("CartPole-v1", max_episode_steps=200)
+    # The single environment keeps its state in double precision, so a long episode may end a step apart.
+    for start, reward in zip(first, rewards.reshape(-1), strict=True):
+        single.reset(seed=0)
+        single.unwrapped.state = start.astype(np.float64)
+        observation, total, over = start, 0.0, False
+        while not over:
+            action = int(np.argmax(policy(observation[None, None]).numpy()))
+            observation, step_reward, terminated, truncated, _ = single.step(action)
+            total, over = total + step_reward, terminated or truncated
+        assert abs(total - reward) <= 1
+
+
+def test_statistics_are_mean_standard_error_and_lowest():
+    statistics = reward_statistics(np.array([1.0, 2.0, 3.0, 6.0]))
+    error = np.std([1, 2, 3, 6], ddof=1) / 2
+    assert statistics == {"episodes": 4, "reward_mean": 3, "reward_stderr": pytest.approx(error), "reward_min": 1}
+
+
+def test_replay_keeps_the_newest_entries_and_samples_only_what_it_holds():
+    replay = ReplayMemory(5, {"a": ([], np.int32), "b": ([2], np.float32)})
+    replay.add(a=[1, 2, 3], b=np.ones((3, 2)))
+    generator = np.random.default_rng(0)
+    a, b = replay.sample(generator, 4, 50)
+    assert a.shape == (4, 50) and b.shape == (4, 50, 2) and set(a.flat) == {1, 2, 3} and b.min() == 1
+    replay.add(a=[4, 5, 6, 7], b=np.ones((4, 2)))
+    assert set(replay.sample(generator, 4, 50)[0].flat) == {3, 4, 5, 6, 7}
+
+
+def test_files_are_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "file.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(RuntimeError), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == '{\n  "a": 1\n}\n'
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_run_takes_only_an_empty_folder(tmp_path, config):
+    (tmp_path / "note").write_text("mine")
+    with pytest.raises(ConfigurationError, match="holds another run or other files"):
+        Run(tmp_path, "pops.py", "cartpole", "fast", 0, config)
+    assert (tmp_path / "note").read_text() == "mine"
+    with pytest.raises(ConfigurationError, match="no folder can be made"):
+        Run(tmp_path / "note" / "run", "pops.py", "cartpole", "fast", 0, config)
