@@ -100,7 +100,7 @@ def _student_block(student, optimizer, tau, schedule):
     """Compiles a block of student updates for `train_student`."""
     optimizer = OPTIMIZERS[optimizer]
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)
     def block(state, observations, teacher_outputs, rate, speed):
         def step(index, state, total):
             if schedule is not None:
@@ -294,7 +294,7 @@ def fill_replay(task, *purpose):
 def _q_learning_block(agent, discount, double_q, target_sync):
     """Compiles a block of Q-learning updates."""
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)
     def block(state, target_weights, observations, actions, rewards, next_observations, terminated, rate):
         def values(weights, observations):
             return agent.network.stateless_call(weights, [], observations)[0]
@@ -356,7 +356,7 @@ def train_dqn(agent, config, seeds, on_evaluation):
     def outputs(weights, observations):
         return agent.network.stateless_call(weights, [], observations)[0]
 
-    @tf.function
+    @tf.function(autograph=False)
     def explore(weights, observations, seed, epsilon):
         return select_actions(outputs(weights, observations), "greedy", seed, epsilon)
 

@@ -15,11 +15,15 @@ import gymnasium
 import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from configs import ConfigurationError
+
+
+ROOT = Path(__file__).resolve().parent
 
 
 class RunFailed(Exception):
@@ -107,7 +111,7 @@ class Player:
 
             tf.while_loop(lambda index, _, going: going, step, (0, observations, True), parallel_iterations=1)
 
-        self._loop = tf.function(loop)
+        self._loop = tf.function(loop, autograph=False)
 
     def _step(self, outputs, actions):
         before = self.observations
@@ -217,6 +221,12 @@ def write_json(path, content):
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+def _portable(path):
+    """A path as text: from the project's folder if it lies in there, else absolute."""
+    path = Path(path).resolve()
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+
+
 def make_folder(path):
     """Makes a folder where there is none. Raises ConfigurationError if that cannot be."""
     try:
@@ -231,6 +241,8 @@ class Run:
 
     Args:
         folder: is made; must not hold another run.
+        command, environment, profile, seed, config: what runs.
+        files: the files that it reads, by what they are.
 
     Raises:
         ConfigurationError: the folder holds files already or cannot be written.
@@ -241,7 +253,7 @@ class Run:
         *("learning_rate", "loss", "episodes", "reward_mean", "reward_stderr"),
     )
 
-    def __init__(self, folder, command, environment, profile, seed, config, **facts):
+    def __init__(self, folder, command, environment, profile, seed, config, **files):
         self.folder = make_folder(folder)
         self.start = time.perf_counter()
         self.status = None
@@ -255,7 +267,7 @@ class Run:
                     "environment": environment,
                     "profile": profile,
                     "seed": seed,
-                    **facts,
+                    **{name: _portable(path) for name, path in files.items()},
                     "settings": config,
                     "versions": versions(),
                 },
@@ -331,35 +343,21 @@ def rewards_text(report):
     return f"{report['reward_mean']:.1f} ± {report['reward_stderr']:.1f}"
 
 
-def _result_rows(summary):
-    """Teacher, pruned and shrunk students of a summary, one row of text each."""
-    rows = [("teacher", summary["teacher"], summary["teacher"]["widths"], "")]
-    for entry in summary["steps"]:
-        rows.append((f"step {entry['step']}, pruned", entry["pruned"], entry["from_widths"], ""))
-        if "shrunk" in entry:
-            shrunk = entry["shrunk"]
-            rows.append((f"step {entry['step']}, shrunk", shrunk, shrunk["widths"], f"{entry['seconds']:.0f}"))
-    for name, report, widths, seconds in rows:
-        shape = "-".join(map(str, widths))
-        yield (
-            name,
-            shape,
-            f"{report['weights']:,}",
-            f"{report['nonzero']:,}",
-            shares(report),
-            rewards_text(report),
-            f"{report['reward_min']:g}",
-            seconds,
-        )
-
-
 def results_table(summary):
-    """The summary as a table for the terminal."""
-    table = Table("policy", "hidden units")
-    for heading in ("weights", "nonzero", "percent", "reward ± s.e.", "lowest", "seconds"):
-        table.add_column(heading, justify="right")
-    for row in _result_rows(summary):
-        table.add_row(*row)
+    """The summary as a table for the terminal: teacher, then what each PoPS step pruned and shrunk."""
+    table = Table("policy", "hidden units", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("weights", "percent", "reward ± s.e.", "lowest", "seconds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+
+    def add(name, report, widths, seconds=""):
+        weights, shape = f"{report['nonzero']:,}", "-".join(map(str, widths))
+        table.add_row(name, shape, weights, shares(report), rewards_text(report), f"{report['reward_min']:g}", seconds)
+
+    add("teacher", summary["teacher"], summary["teacher"]["widths"])
+    for entry in summary["steps"]:
+        add(f"pruned {entry['step']}", entry["pruned"], entry["from_widths"])
+        if "shrunk" in entry:
+            add(f"shrunk {entry['step']}", entry["shrunk"], entry["shrunk"]["widths"], f"{entry['seconds']:.0f}")
     return table
 
 
@@ -409,7 +407,7 @@ def draw_run(folder, out=None):
     run = load_run(folder)
     out = Path(out or folder)
     paths = [draw_sizes([run], out / "size_vs_reward.png")]
-    before = Path(run["config"]["teacher"])
+    before = ROOT / run["config"]["teacher"]
     for entry in run["summary"]["steps"]:
         step = entry["step"]
         paths.append(draw_sparsity(run, entry, out / f"sparsity_vs_reward_step_{step}.png"))
@@ -433,7 +431,10 @@ def _save(figure, path):
 
 def _weights_axis(axes, label):
     axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(label)
     axes.grid(alpha=0.3)
 
@@ -465,7 +466,7 @@ def draw_sparsity(run, entry, path):
     _reward_axis(axes, run["config"])
     _weights_axis(axes, f"nonzero weights of {pruned['weights']:,}")
     axes.set_title(f"{run['config']['environment']}: pruning in PoPS step {step}")
-    axes.legend(loc="lower right", fontsize="small")
+    axes.legend(fontsize="small")
     return _save(figure, path)
 
 
@@ -490,6 +491,7 @@ def draw_sizes(runs, path):
         )
     _reward_axis(axes, runs[0]["config"])
     _weights_axis(axes, "weights of the dense student (log scale)")
+    axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
     axes.set_title(f"{runs[0]['config']['environment']}: size against reward over the PoPS steps")
     axes.legend(fontsize="small")
     return _save(figure, path)

@@ -24,7 +24,7 @@ def main():
         from utils import Run, Seeds, draw_run, log, results_table
 
         teacher = AGENTS[environment][0].load(teacher_path, config["model"])
-        run = Run(folder, "pops.py", environment, arguments.profile, seed, config, teacher=str(teacher_path))
+        run = Run(folder, "pops.py", environment, arguments.profile, seed, config, teacher=teacher_path)
         with run.watching():
             summary = pops(teacher, config, Seeds(seed), run)
         log(results_table(summary))

@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 from conftest import ROOT, TEACHER, TINY, command, tiny_pops
 
+from configs import ConfigurationError, configuration
+from model import CartPoleDQN
+
 MODELS = ("pruned_step_1.keras", "student_step_1.keras", "student.keras")
 
 
@@ -91,6 +94,12 @@ def without_seconds(value):
     return [without_seconds(part) for part in value] if isinstance(value, list) else value
 
 
+def test_the_papers_profile_runs(tmp_path):
+    result = tiny_pops(tmp_path / "run", "--profile", "paper", "--set", "pops.steps=1")
+    assert result.returncode == 0, result.stderr
+    assert {row["phase"] for row in metrics(tmp_path / "run")} == {"prune", "distill"}
+
+
 def test_same_seed_same_result_to_the_bit_and_other_seeds_differ(tiny_run, tmp_path):
     for seed, same in ((0, True), (1, False)):
         folder = tmp_path / str(seed)
@@ -108,13 +117,13 @@ def test_same_seed_same_result_to_the_bit_and_other_seeds_differ(tiny_run, tmp_p
 
 
 def test_evaluate_prints_one_object(tiny_run):
-    result = command("evaluate.py", tiny_run / "student.keras", "--episodes", 7, "--json")
+    result = command("evaluate.py", tiny_run / "student.keras", "--episodes", 7, "--json", "--sample")
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
     assert set(report) == {
         *("episodes", "reward_mean", "reward_stderr", "reward_min", "weights", "nonzero", "percent", "policy")
     }
-    assert (report["episodes"], report["policy"]) == (7, "greedy")
+    assert (report["episodes"], report["policy"]) == (7, "sampled")
     summary = json.loads((tiny_run / "summary.json").read_text())
     assert report["weights"] == summary["final"]["weights"]
     assert report["percent"] == pytest.approx(summary["final"]["percent"])
@@ -124,9 +133,7 @@ def test_the_shipped_teacher_reaches_199():
     result = command("evaluate.py", TEACHER, "--seed", 123, "--json")
     report = json.loads(result.stdout)
     assert report["weights"] == 99_584
-    assert report["reward_mean"] >= 199
-    sampled = json.loads(command("evaluate.py", TEACHER, "--sample", "--json").stdout)
-    assert sampled["policy"] == "sampled"
+    assert report["policy"] == "greedy" and report["reward_mean"] >= 199
 
 
 def test_train_teacher_writes_a_teacher_that_pops_takes(tmp_path):
@@ -193,21 +200,30 @@ def keras_file(path, inputs, outputs, layer="Dense"):
     keras.Sequential([keras.Input((inputs,)), *layers]).save(path)
 
 
-def test_bad_teacher_files_are_refused_and_nothing_is_written(tmp_path):
-    teacher, out = tmp_path / "teacher.keras", tmp_path / "run"
+def test_bad_teacher_files_are_refused_by_name(tmp_path):
+    path, whole, settings = tmp_path / "teacher.keras", TEACHER.read_bytes(), configuration("cartpole")["model"]
 
-    def pops():
-        return command("pops.py", "cartpole", "--teacher", teacher, "--out", out)
+    def refusal():
+        with pytest.raises(ConfigurationError) as error:
+            CartPoleDQN.load(path, settings)
+        assert str(path) in str(error.value) and "\n" not in str(error.value)
+        return str(error.value)
 
-    whole = TEACHER.read_bytes()
     for content in (b"", whole[: len(whole) // 2], os.urandom(5000), b'{"a": 1}'):
-        teacher.write_bytes(content)
-        refused(pops(), str(teacher), "not a readable Keras model file")
-    keras_file(teacher, inputs=8, outputs=4)
-    refused(pops(), str(teacher), "(None, 8)", "(None, 4)", "needs (None, 4)")
-    keras_file(teacher, inputs=4, outputs=2, layer="tanh")
-    refused(pops(), str(teacher), "ReLU")
-    assert not out.exists()
+        path.write_bytes(content)
+        assert "not a readable Keras model file" in refusal()
+    keras_file(path, inputs=8, outputs=4)
+    assert "takes (None, 8) and gives (None, 4); this environment needs (None, 4) and (None, 2)" in refusal()
+    keras_file(path, inputs=4, outputs=2, layer="tanh")
+    assert "ReLU" in refusal()
+
+
+def test_a_bad_teacher_file_is_refused_and_nothing_is_written(tmp_path):
+    teacher = tmp_path / "teacher.keras"
+    teacher.write_bytes(TEACHER.read_bytes()[:1000])
+    result = command("pops.py", "cartpole", "--teacher", teacher, "--out", tmp_path / "run")
+    refused(result, str(teacher), "not a readable Keras model file")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_keras_file_with_code_is_not_run(tmp_path):
@@ -227,7 +243,6 @@ def test_a_used_or_unwritable_folder_is_refused_and_left_alone(tiny_run, tmp_pat
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     refused(tiny_pops(folder), str(folder), "holds another run")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    refused(tiny_pops(folder / "config.json"), "config.json")
     refused(tiny_pops(folder / "config.json" / "deep"), "no folder can be made")
 
 

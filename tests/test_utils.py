@@ -92,5 +92,6 @@ def test_a_run_takes_only_an_empty_folder(tmp_path, config):
     with pytest.raises(ConfigurationError, match="holds another run or other files"):
         Run(tmp_path, "pops.py", "cartpole", "fast", 0, config)
     assert (tmp_path / "note").read_text() == "mine"
-    with pytest.raises(ConfigurationError, match="no folder can be made"):
-        Run(tmp_path / "note" / "run", "pops.py", "cartpole", "fast", 0, config)
+    for folder in (tmp_path / "note", tmp_path / "note" / "run"):
+        with pytest.raises(ConfigurationError, match="no folder can be made"):
+            Run(folder, "pops.py", "cartpole", "fast", 0, config)
