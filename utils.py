@@ -22,7 +22,6 @@ from rich.table import Table
 
 from configs import ConfigurationError
 
-
 ROOT = Path(__file__).resolve().parent
 
 
