@@ -67,22 +67,32 @@ def magnitude_mask(kernel, sparsity):
     """
     flat = tf.reshape(kernel, [kernel.shape[0], -1])
     size = flat.shape[1]
-    # Non-negative floats order like their bits. With the position below them, all keys differ, and the key of a given
-    # rank is found by bisection: 31 + log2(N) counts over the array. A sort takes ten times as long.
-    bits = tf.cast(tf.bitcast(tf.abs(flat), tf.int32), tf.int64)
-    keys = bits * size + tf.range(size, dtype=tf.int64)
-    hidden = tf.cast(tf.floor(sparsity * size), tf.int32)
+    count = tf.cast(tf.floor(sparsity * size), tf.int32)
+    bits = tf.bitcast(tf.abs(flat), tf.int32)  # non-negative floats order like their bits
+    threshold = _kth_smallest(bits, count, 2**31 - 1)
+    hidden = bits < threshold
+    ties = count - tf.math.count_nonzero(hidden, axis=1, keepdims=True, dtype=tf.int32)
+    positions = tf.where(bits == threshold, tf.range(size), size)
+    hidden |= (positions <= _kth_smallest(positions, ties, size)) & (ties > 0)
+    return tf.reshape(tf.cast(~hidden, tf.float32), kernel.shape)
+
+
+def _kth_smallest(keys, k, largest):
+    """The k-th smallest of each row of keys, int32 [rows, 1], by bisection; a sort takes ten times as long.
+
+    Args:
+        keys: int32 [rows, n] in [0, largest].
+        k: int32, from 1; for 0 the result is 0.
+    """
 
     def halve(low, high):
         middle = low + (high - low) // 2
-        enough = tf.math.count_nonzero(keys < middle, axis=1, keepdims=True, dtype=tf.int32) >= hidden
+        enough = tf.math.count_nonzero(keys <= middle, axis=1, keepdims=True, dtype=tf.int32) >= k
         return tf.where(enough, low, middle + 1), tf.where(enough, middle, high)
 
-    low = tf.zeros([flat.shape[0], 1], tf.int64)
-    high = tf.fill([flat.shape[0], 1], tf.constant(2**31 * size, tf.int64))
-    rounds = (2**31 * size).bit_length()
-    threshold, _ = tf.while_loop(lambda *_: True, halve, (low, high), maximum_iterations=rounds)
-    return tf.reshape(tf.cast(keys >= threshold, tf.float32), kernel.shape)
+    shape = [keys.shape[0], 1]
+    bounds = tf.zeros(shape, tf.int32), tf.fill(shape, largest)
+    return tf.while_loop(lambda *_: True, halve, bounds, maximum_iterations=largest.bit_length())[0]
 
 
 # Iterative policy pruning
