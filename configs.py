@@ -48,6 +48,7 @@ def one_of(*names):
     return Rule("one of " + ", ".join(names), lambda v: isinstance(v, str) and v in names)
 
 
+NONE_OR_SEVERAL = Rule("0, or an integer from 2", lambda v: _is_integer(v) and (v == 0 or 2 <= v <= 10**9))
 TEXT = Rule("a name", lambda v: isinstance(v, str) and v != "")
 REWARD = Rule("a number", _is_number)
 FLAG = Rule("true or false", lambda v: isinstance(v, bool))
@@ -177,7 +178,7 @@ SETTINGS = {
         "epochs": (integer(1), "epochs at most (n)"),
         "updates": (integer(1), "minibatch updates in an epoch"),
         "episodes": (integer(2), "episodes in an evaluation, for each member"),
-        "confirm_episodes": (integer(0), "further episodes on which the chosen member must meet the objective again"),
+        "confirm_episodes": (NONE_OR_SEVERAL, "further episodes on which the chosen member must meet the objective again"),
         "patience": (integer(1), "evaluations in a row above the objective that end distillation"),
         "batch_size": (integer(1, 65536), "states in a minibatch"),
         "tau": (positive(1000), "temperature of the teacher's softmax (τ)"),
@@ -399,7 +400,14 @@ def validate(config):
     )
     require("replay", "capacity", replay["capacity"] >= replay["observe"], "is below replay.observe")
     require("replay", "observe", replay["observe"] >= replay["environments"], "is below replay.environments")
-    require("teacher", "steps", teacher["steps"] >= teacher["learning_starts"], "is below teacher.learning_starts")
+    require("replay", "capacity", replay["capacity"] >= teacher["environments"], "is below teacher.environments")
+    shortest = sum(teacher[key] for key in ("learning_starts", "steps_per_update", "evaluate_every"))
+    require(
+        "teacher",
+        "steps",
+        teacher["steps"] >= shortest + 2 * teacher["environments"],
+        "leaves no time for an evaluation after teacher.learning_starts",
+    )
     require(
         "teacher", "epsilon_last", teacher["epsilon_last"] <= teacher["epsilon_first"], "is above teacher.epsilon_first"
     )

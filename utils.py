@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from configs import ConfigurationError
+from model import kernels, read_network
 
 ROOT = Path(__file__).resolve().parent
 
@@ -61,6 +62,19 @@ def make_environments(settings, count):
     return gymnasium.make_vec(
         settings["id"], count, vectorization_mode="vector_entry_point", max_episode_steps=settings["max_episode_steps"]
     )
+
+
+def check_spaces(config):
+    """Raises ConfigurationError unless the environment exists and has the shapes that the group `model` says."""
+    name, model = config["environment"]["id"], config["model"]
+    try:
+        environments = make_environments(config["environment"], 1)
+    except gymnasium.error.Error as error:
+        raise ConfigurationError(f"environment.id: {name} is not a vectorised Gymnasium environment ({error})") from None
+    observations, actions = environments.single_observation_space, environments.single_action_space
+    for key, value in (("observation_shape", list(observations.shape)), ("actions", int(getattr(actions, "n", 0)))):
+        if model[key] != value:
+            raise ConfigurationError(f"model.{key}: {model[key]} does not fit {name}, which has {value}")
 
 
 def select_actions(outputs, acting, seed, epsilon=None):
@@ -498,8 +512,6 @@ def draw_sizes(runs, path):
 
 def draw_weights(before, after, path):
     """Histograms of the weights before and after pruning."""
-    from model import kernels, read_network  # model imports nothing from here; plots alone need it
-
     arrays = [np.concatenate([kernel.reshape(-1) for kernel in kernels(read_network(file))]) for file in (before, after)]
     figure, axes = _figure()
     left = arrays[1][arrays[1] != 0]

@@ -21,8 +21,9 @@ def main():
         common.import_tensorflow()
         from model import AGENTS
         from prune import pops
-        from utils import Run, Seeds, draw_run, log, results_table
+        from utils import Run, Seeds, check_spaces, draw_run, log, results_table
 
+        check_spaces(config)
         teacher = AGENTS[environment][0].load(teacher_path, config["model"])
         run = Run(folder, "pops.py", environment, arguments.profile, seed, config, teacher=teacher_path)
         with run.watching():

@@ -17,8 +17,9 @@ def main():
         common.import_tensorflow()
         from model import AGENTS
         from train import train_dqn
-        from utils import Run, Seeds
+        from utils import Run, Seeds, check_spaces
 
+        check_spaces(config)
         run = Run(folder, "train_teacher.py", arguments.environment, arguments.profile, arguments.seed, config)
         agent = AGENTS[arguments.environment][0](config["model"])
         train_and_report(agent, config, Seeds(arguments.seed), run, train_dqn)

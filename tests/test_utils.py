@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from configs import ConfigurationError
-from utils import Player, ReplayMemory, Run, Seeds, replacing, reward_statistics, select_actions, write_json
+from utils import Player, ReplayMemory, Run, Seeds, check_spaces, replacing, reward_statistics, select_actions, write_json
 
 CARTPOLE = {"id": "CartPole-v1", "max_episode_steps": 200}
 
@@ -59,6 +59,22 @@ def test_every_episode_counts_once_and_whole(acting):
             observation, step_reward, terminated, truncated, _ = single.step(action)
             total, over = total + step_reward, terminated or truncated
         assert abs(total - reward) <= 1
+
+
+@pytest.mark.parametrize(
+    ("group", "key", "value", "words"),
+    [
+        ("environment", "id", "NoSuch-v1", "environment.id: NoSuch-v1 is not"),
+        ("environment", "id", "Pendulum-v1", "environment.id: Pendulum-v1 is not"),
+        ("model", "observation_shape", [5], "model.observation_shape: [5] does not fit CartPole-v1, which has [4]"),
+        ("model", "actions", 3, "model.actions: 3 does not fit CartPole-v1, which has 2"),
+    ],
+)
+def test_settings_that_do_not_fit_the_environment_are_refused(config, group, key, value, words):
+    check_spaces(config)
+    with pytest.raises(ConfigurationError) as error:
+        check_spaces(config | {group: config[group] | {key: value}})
+    assert words in str(error.value)
 
 
 def test_statistics_are_mean_standard_error_and_lowest():
