@@ -29,7 +29,7 @@ def _is_integer(value):
 
 
 def _is_number(value):
-    return (_is_integer(value) or isinstance(value, float)) and math.isfinite(value)
+    return (_is_integer(value) or isinstance(value, float)) and abs(value) < math.inf and abs(value) <= 1e300
 
 
 def integer(low, high=10**9):
@@ -104,7 +104,7 @@ def learning_rate(table, percent, epoch):
     if _is_number(table):
         return float(table)
     rates = next(rates for above, rates in table if percent > above)
-    return next(rate for last_epoch, rate in rates if last_epoch is None or epoch <= last_epoch)
+    return float(next(rate for last_epoch, rate in rates if last_epoch is None or epoch <= last_epoch))
 
 
 # What there is to set: group, key, rule, what it means. The paper's symbol stands in brackets.

@@ -86,7 +86,7 @@ def read_network(path):
 
 def check_shapes(network, path, settings):
     """Raises ConfigurationError unless a network fits the environment with these `model` settings."""
-    shapes = network.input_shape, network.output_shape
+    shapes = getattr(network, "input_shape", None), getattr(network, "output_shape", None)
     wanted = (None, *settings["observation_shape"]), (None, settings["actions"])
     if shapes != wanted:
         raise ConfigurationError(
@@ -178,6 +178,9 @@ class DQNAgent:
         settings = settings | {"output_activation": activations[-1]}
         agent = cls(settings, [layer.units for layer in layers[:-1]])
         agent.network.set_weights(network.get_weights())
+        inputs = np.random.default_rng(0).normal(size=(100, *settings["observation_shape"])).astype(np.float32)
+        if not np.allclose(agent.network(inputs), network(inputs), rtol=1e-3, atol=1e-3):
+            raise ConfigurationError(f"{path}: its layers are not simply stacked, as those of {cls.__name__} are")
         return agent
 
 

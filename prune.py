@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -12,17 +11,17 @@ from configs import learning_rate
 from model import AGENTS, count_weights, kernels
 from train import (
     Task,
-    TrainingState,
     check_loss,
     evaluate_network,
     fill_replay,
     fit_supervised,
     initial_state,
     lower_confidence,
+    new_replay,
     student_player,
     train_student,
 )
-from utils import log, reward_line, reward_statistics
+from utils import RunFailed, log, reward_line, reward_statistics, rewards_text
 
 
 @dataclass(frozen=True)
@@ -50,10 +49,10 @@ class PruningSchedule:
     def masks(self, weights, masks, t):
         """The masks at time t: in each layer the floor(s(t) N_l) smallest |w| are hidden.
 
-        Hidden weights count as zero, so they stay hidden while s(t) grows.
+        Hidden weights count as zero and stay hidden, also where there are more of them than s(t) asks for.
         """
         sparsity = self.sparsity(t)
-        return [magnitude_mask(kernel * mask, sparsity) for kernel, mask in zip(weights[::2], masks, strict=True)]
+        return [mask * magnitude_mask(kernel * mask, sparsity) for kernel, mask in zip(weights[::2], masks, strict=True)]
 
 
 def magnitude_mask(kernel, sparsity):
@@ -165,13 +164,6 @@ class Rollback:
 RECOVERIES = {"freeze": Freeze, "rollback": Rollback}
 
 
-class Pruned(NamedTuple):
-    """The sparsest state that met the objective, and the rewards [episodes] it did so with."""
-
-    state: TrainingState
-    rewards: np.ndarray
-
-
 def iterative_pruning_policy_distillation(student, state, task, step):
     """IPP (paper, section IV-A): prunes a student step by step while the teacher's behaviour is distilled into it.
 
@@ -182,7 +174,7 @@ def iterative_pruning_policy_distillation(student, state, task, step):
         step: number of the PoPS step (from 1).
 
     Returns:
-        Pruned, or None if no evaluation met the objective.
+        The sparsest state that met the objective, or None if no evaluation did.
 
     Raises:
         RunFailed: the loss is no longer a number.
@@ -198,10 +190,12 @@ def iterative_pruning_policy_distillation(student, state, task, step):
     player = student_player(student, task, settings["episodes"])
     recovery = RECOVERIES[settings["recovery"]](settings, state)
     weights, percent = sum(student.layer_sizes()), task.percent(student)
+    replay = task.replay or new_replay(task.config)
     best, fewest = None, math.inf
     for iteration in range(1, settings["iterations"] + 1):
         rate = recovery.rate_factor * learning_rate(settings["learning_rate"], percent, iteration)
-        replay = task.replay or fill_replay(task, "prune", step, iteration)
+        if task.replay is None:
+            fill_replay(task, replay, "prune", step, iteration)
         generator = task.seeds.generator("minibatches", "prune", step, iteration)
         means = []
         for number in range(settings["updates"] // settings["evaluate_every"]):
@@ -226,7 +220,7 @@ def iterative_pruning_policy_distillation(student, state, task, step):
             means.append(rewards.mean())
             met = lower_confidence(rewards, goal["confidence"]) > goal["objective"]
             if met and nonzero <= fewest:
-                best, fewest = Pruned(state, rewards), nonzero
+                best, fewest = state, nonzero
             state, ended = recovery.after_evaluation(state, met, rewards.mean() < goal["lower_bound"])
             if ended:
                 break
@@ -365,13 +359,14 @@ def pops(teacher, config, seeds, run):
         The summary, as in summary.json.
 
     Raises:
-        RunFailed: a loss is no longer a number.
+        RunFailed: the teacher does not meet the objective, or a loss is no longer a number.
     """
     student_class = AGENTS[teacher.environment][1]
     original_sizes = teacher.layer_sizes()
     task = Task(config, seeds, teacher.network, sum(original_sizes), None, run.metrics)
     if not config["replay"]["refill"]:
-        task = task._replace(replay=fill_replay(task))
+        task = task._replace(replay=new_replay(config))
+        fill_replay(task, task.replay)
 
     def report(network, *purpose):
         weights, nonzero = count_weights(network)
@@ -386,6 +381,11 @@ def pops(teacher, config, seeds, run):
 
     log(f"PoPS: a teacher of {task.original_weights:,} weights")
     summary = {"teacher": {"widths": teacher.widths, **report(teacher.network, "teacher")}, "steps": []}
+    if summary["teacher"]["reward_mean"] <= config["evaluation"]["objective"]:
+        raise RunFailed(
+            f"the teacher's reward, {rewards_text(summary['teacher'])}, is not above the objective, "
+            f"{config['evaluation']['objective']}; train it further or lower evaluation.objective"
+        )
     network, widths, settings = teacher.network, teacher.widths, teacher.settings
     final = {"file": "student.keras", "step": 0, **summary["teacher"]}
     ended = f"{config['pops']['steps']} steps done"
@@ -400,7 +400,7 @@ def pops(teacher, config, seeds, run):
         if pruned is None:
             ended = f"step {step}: no pruned student met the objective"
             break
-        pruned_network = student.plain(pruned.state.weights, pruned.state.masks, role="pruned")
+        pruned_network = student.plain(pruned.weights, pruned.masks, role="pruned")
         run.save_model(f"pruned_step_{step}.keras", pruned_network)
         redundancy = calculate_redundancy(pruned_network, original_sizes)
         live_units = count_live_units(student.connections(pruned_network))

@@ -16,6 +16,9 @@ import tensorflow as tf
 from configs import learning_rate
 from utils import Player, ReplayMemory, RunFailed, Seeds, make_environments, select_actions, single, standard_error
 
+# Minibatches drawn for one compiled block of updates take at most this much memory.
+BLOCK_BYTES = 2**28
+
 
 class Task(NamedTuple):
     """What students are trained for; the same throughout a run.
@@ -25,7 +28,8 @@ class Task(NamedTuple):
         seeds: Seeds of the run.
         teacher: plain Keras network.
         original_weights: number of weights of the original student.
-        replay: ReplayMemory that the teacher filled once, or None to fill one before every iteration and epoch.
+        replay: ReplayMemory that the teacher filled once, or None to start one for each IPP and each distillation and to
+            add to it before every iteration and epoch.
         record: called with the values of each evaluation.
     """
 
@@ -142,9 +146,14 @@ def train_student(student, state, replay, settings, generator, updates, rate, sc
         The new state and the mean loss of one state in nats, float32 [members].
     """
     block = _student_block(student, settings["optimizer"], settings["tau"], schedule)
-    observations, teacher_outputs = replay.sample(generator, updates, settings["batch_size"])
-    state, loss = block(state, observations, teacher_outputs, tf.constant(rate), tf.constant(speed))
-    return state, loss.numpy()
+    most = max(1, BLOCK_BYTES // (settings["batch_size"] * replay.entry_bytes()))
+    total = 0.0
+    for start in range(0, updates, most):
+        count = min(most, updates - start)
+        batches = replay.sample(generator, count, settings["batch_size"])
+        state, loss = block(state, *batches, tf.constant(rate), tf.constant(speed))
+        total += loss.numpy() * count
+    return state, total / updates
 
 
 class Distilled(NamedTuple):
@@ -166,8 +175,9 @@ class Distilled(NamedTuple):
 def fit_supervised(student, task, step, attempt=1):
     """Policy distillation (paper, section III): trains a fresh student to act like the teacher.
 
-    All members are trained on the same minibatches. The one with the best score is kept; it has met the objective when
-    its score was above it `patience` times in a row and, if the settings ask for it, once more on further episodes.
+    All members are trained on the same minibatches, and the network with the best score so far is kept. Distillation ends
+    when a member's score was above the objective `patience` times in a row and, if the settings ask for it, the kept
+    network's score is above it on further episodes too.
 
     Args:
         student: a student of model.py.
@@ -185,11 +195,13 @@ def fit_supervised(student, task, step, attempt=1):
     state = initial_state(weights, student.full_masks())
     percent = task.percent(student)
     player = student_player(student, task, settings["episodes"])
-    best, best_score, in_a_row = None, -np.inf, 0
+    replay = task.replay or new_replay(task.config)
+    best, best_score, in_a_row = None, -np.inf, np.zeros(student.members, int)
     for epoch in range(1, settings["epochs"] + 1):
         purpose = ("distill", step, attempt, epoch)
         rate = learning_rate(settings["learning_rate"], percent, epoch)
-        replay = task.replay or fill_replay(task, *purpose)
+        if task.replay is None:
+            fill_replay(task, replay, *purpose)
         generator = task.seeds.generator("minibatches", *purpose)
         state, losses = train_student(student, state, replay, settings, generator, settings["updates"], rate)
         check_loss(losses, "distill", step, state)
@@ -207,18 +219,19 @@ def fit_supervised(student, task, step, attempt=1):
             loss=float(losses[member]),
             rewards=rewards[member],
         )
-        in_a_row = in_a_row + 1 if scores[member] > goal["objective"] else 0
-        if scores[member] > best_score or in_a_row >= settings["patience"]:
+        in_a_row = np.where(scores > goal["objective"], in_a_row + 1, 0)
+        if scores[member] > best_score:
             network = student.plain(state.weights, state.masks, member)
-            best = Distilled(network, False, epoch, rewards[member])
-            best_score = scores[member]
-        if in_a_row >= settings["patience"]:
+            best, best_score = Distilled(network, False, epoch, rewards[member]), scores[member]
+        if in_a_row.max() >= settings["patience"]:
             if settings["confirm_episodes"] == 0:
-                return best._replace(met=True)
-            further = evaluate_network(network, task.config, task.seeds, settings["confirm_episodes"], "confirm", *purpose)
-            if lower_confidence(further, goal["confidence"]) > goal["objective"]:
-                return best._replace(met=True, rewards=further)
-            in_a_row, best_score = 0, lower_confidence(further, goal["confidence"])
+                return best._replace(met=True, epochs=epoch)
+            episodes = settings["confirm_episodes"]
+            further = evaluate_network(best.network, task.config, task.seeds, episodes, "confirm", *purpose)
+            best_score = lower_confidence(further, goal["confidence"])
+            if best_score > goal["objective"]:
+                return best._replace(met=True, epochs=epoch, rewards=further)
+            in_a_row[:] = 0
     return best._replace(epochs=settings["epochs"])
 
 
@@ -247,25 +260,27 @@ def evaluate_network(network, config, seeds, episodes, use, *purpose):
     return player.evaluate(seeds.environment(use, *purpose))[0]
 
 
-def fill_replay(task, *purpose):
-    """The teacher plays and fills a replay memory with observations and its outputs before softmax.
-
-    Args:
-        task: Task.
-        purpose: what the replay is for; its random numbers follow from it.
-
-    Returns:
-        ReplayMemory with at least `observe` states.
-    """
-    config = task.config
-    settings, model = config["replay"], config["model"]
-    replay = ReplayMemory(
-        settings["capacity"],
+def new_replay(config):
+    """An empty replay memory for observations and the teacher's outputs before softmax."""
+    model = config["model"]
+    return ReplayMemory(
+        config["replay"]["capacity"],
         {
             "observations": (model["observation_shape"], np.float32),
             "teacher_outputs": ([model["actions"]], np.float32),
         },
     )
+
+
+def fill_replay(task, replay, *purpose):
+    """The teacher plays and adds at least `observe` states to a replay memory, with its outputs.
+
+    Args:
+        task: Task.
+        replay: ReplayMemory of `new_replay`.
+        purpose: what the states are for; their random numbers follow from it.
+    """
+    config, settings = task.config, task.config["replay"]
     ended_before = np.zeros(settings["environments"], bool)
     seen = 0
 
@@ -285,7 +300,6 @@ def fill_replay(task, *purpose):
         epsilon=settings["epsilon"],
     )
     player.play(task.seeds.environment("train", "fill_replay", *purpose), on_step)
-    return replay
 
 
 # The teacher
@@ -323,8 +337,8 @@ def _q_learning_block(agent, discount, double_q, target_sync):
 def train_dqn(agent, config, seeds, on_evaluation):
     """Trains a teacher by (double) deep Q-learning until it scores above `stop_above` or its steps are used up.
 
-    At any time the agent has the weights that scored best so far. Where an episode is cut off by its step limit, its last
-    state still has a value; only states that the environment itself ends count as terminal.
+    After each evaluation the agent has the weights that scored best so far. Where an episode is cut off by its step limit,
+    its last state still has a value; only states that the environment itself ends count as terminal.
 
     Args:
         agent: DQNAgent.

@@ -45,7 +45,7 @@ class Seeds:
         self.seed = seed
 
     def generator(self, *purpose):
-        """A NumPy generator for one purpose, for example ("minibatches", step, "prune", iteration)."""
+        """A NumPy generator for one purpose, for example ("minibatches", "prune", step, iteration)."""
         key = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in purpose]
         return np.random.default_rng([self.seed, *key])
 
@@ -69,7 +69,7 @@ def check_spaces(config):
     name, model = config["environment"]["id"], config["model"]
     try:
         environments = make_environments(config["environment"], 1)
-    except gymnasium.error.Error as error:
+    except (gymnasium.error.Error, ImportError) as error:
         raise ConfigurationError(f"environment.id: {name} is not a vectorised Gymnasium environment ({error})") from None
     observations, actions = environments.single_observation_space, environments.single_action_space
     for key, value in (("observation_shape", list(observations.shape)), ("actions", int(getattr(actions, "n", 0)))):
@@ -196,6 +196,9 @@ class ReplayMemory:
     def __init__(self, capacity, fields):
         self.arrays = {name: np.zeros((capacity, *shape), dtype) for name, (shape, dtype) in fields.items()}
         self.capacity, self.size, self.next = capacity, 0, 0
+
+    def entry_bytes(self):
+        return sum(array.nbytes for array in self.arrays.values()) // self.capacity
 
     def add(self, **batch):
         """Adds entries: {name: array [n, *shape]}, at most `capacity` of them."""
@@ -331,7 +334,7 @@ def versions():
 
 # Logging
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, emoji=False)
 
 
 def log(message):
@@ -384,15 +387,20 @@ def load_run(folder):
         ConfigurationError: the folder does not hold a finished run of pops.py.
     """
     folder = Path(folder)
+    run = {"folder": folder}
     try:
-        run = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("config", "summary")}
+        for name, needed in (("config", "environment seed settings teacher"), ("summary", "teacher steps final seconds")):
+            run[name] = json.loads((folder / f"{name}.json").read_text())
+            if missing := [key for key in needed.split() if key not in run[name]]:
+                raise ValueError(f"{name}.json has no {missing[0]}")
         with open(folder / "metrics.csv", newline="") as file:
-            run["metrics"] = list(csv.DictReader(file))
-        if {"final", "steps"} - set(run["summary"]) or "teacher" not in run["config"]:
-            raise ValueError("the run was not finished")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            run["metrics"] = [
+                {key: text if key == "phase" else float(text or "nan") for key, text in row.items()}
+                for row in csv.DictReader(file)
+            ]
+    except (OSError, ValueError, TypeError) as error:
         raise ConfigurationError(f"{folder}: does not hold a finished run of pops.py ({error})") from None
-    return run | {"folder": folder}
+    return run
 
 
 def markdown_table(runs):
@@ -460,11 +468,9 @@ def _reward_axis(axes, config):
 
 def draw_sparsity(run, entry, path):
     """Reward against nonzero weights while IPP prunes (the paper's figure)."""
-    step = str(entry["step"])
+    step = entry["step"]
     rows = [row for row in run["metrics"] if row["phase"] == "prune" and row["step"] == step]
-    nonzero, mean, error = (
-        np.array([float(row[name]) for row in rows]) for name in ("nonzero", "reward_mean", "reward_stderr")
-    )
+    nonzero, mean, error = ([row[name] for row in rows] for name in ("nonzero", "reward_mean", "reward_stderr"))
     figure, axes = _figure()
     axes.errorbar(nonzero, mean, error, fmt="o", markersize=4, capsize=2, linewidth=1, label="evaluations while pruning")
     pruned = entry["pruned"]

@@ -110,5 +110,5 @@ def run_command(command, go_on="start it again"):
 
 
 def _say(message, code):
-    print(" ".join(message.split()), file=sys.stderr)
+    print(" ".join(message.splitlines()), file=sys.stderr)
     return code

@@ -1,10 +1,11 @@
 """Prunes and shrinks a trained policy (PoPS) and writes the small dense student, metrics, summary and plots."""
 
 import shlex
+import sys
 from pathlib import Path
 
 import common
-from configs import check_environment, configuration
+from configs import configuration
 
 
 def main():
@@ -15,7 +16,10 @@ def main():
     environment, seed = arguments.environment, arguments.seed
     folder = arguments.out or Path("runs", f"{environment}-seed{seed}")
 
+    run = None
+
     def command():
+        nonlocal run
         config = configuration(environment, arguments.profile, arguments.set)
         teacher_path = arguments.teacher or common.ROOT / "saved_models" / environment / "teacher.keras"
         common.import_tensorflow()
@@ -25,6 +29,7 @@ def main():
 
         check_spaces(config)
         teacher = AGENTS[environment][0].load(teacher_path, config["model"])
+        config["model"] = teacher.settings | {"widths": list(teacher.widths)}
         run = Run(folder, "pops.py", environment, arguments.profile, seed, config, teacher=teacher_path)
         with run.watching():
             summary = pops(teacher, config, Seeds(seed), run)
@@ -35,10 +40,11 @@ def main():
         log(f"student: {folder / 'student.keras'}")
 
     def go_on():
-        check_environment(environment)
-        students = sorted(folder.glob("student_step_*.keras"))
+        if run is None:
+            return "nothing was written"
+        students = sorted(folder.glob("student_step_*.keras"), key=lambda path: (len(path.name), path.name))
         saved = f"the last student that met the objective is {students[-1]}" if students else "no student was finished"
-        again = shlex.join(["python", "scripts/pops.py", environment, "--seed", str(seed), "--out", f"{folder}-again"])
+        again = shlex.join(["python", *sys.argv, "--out", f"{folder}-again"])  # the last --out counts
         return f"{saved}; to start over: {again}"
 
     common.run_command(command, go_on)

@@ -75,6 +75,7 @@ def test_assignments_change_settings_and_the_last_wins():
         ("distill.learning_rate=[[0,[[5,0.1]]]]", "distill.learning_rate"),
         ("model.widths=[]", "model.widths"),
         ("evaluation.objective=-1e9", "evaluation.lower_bound"),
+        ("evaluation.objective=1" + "0" * 400, "evaluation.objective"),
         ("prune.begin=5000", "prune.end: 5000 is not after prune.begin"),
         ("prune.updates=251", "prune.updates: 251 is not a multiple of prune.evaluate_every"),
         ("replay.capacity=10", "replay.capacity: 10 is below replay.observe"),

@@ -8,6 +8,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import prune
 from configs import configuration
 from model import CartPoleDQN, StudentCartPole
 from prune import (
@@ -18,9 +19,10 @@ from prune import (
     calculate_redundancy,
     count_live_units,
     magnitude_mask,
+    shrink,
     widths_between,
 )
-from train import initial_state
+from train import Distilled, Task, initial_state
 
 SETTINGS = configuration("cartpole")["model"]
 
@@ -75,6 +77,12 @@ def test_masks_never_give_a_weight_back_while_sparsity_grows():
         masks = new
         weights = [weights[0] + generator.normal(size=(1, 6, 5)), weights[1]]  # training goes on
     assert np.count_nonzero(masks[0] == 0) == 27
+
+
+def test_a_start_sparser_than_the_schedule_keeps_its_masks():
+    weights = [tf.ones([1, 3, 2]), tf.zeros([1, 1, 2])]
+    sparse = [tf.constant([[[1.0, 0], [0, 0], [0, 0]]])]
+    np.testing.assert_array_equal(PruningSchedule(0.0, 0.5, 0, 10, 1).masks(weights, sparse, 0.0)[0], sparse[0])
 
 
 # How IPP answers bad scores
@@ -220,6 +228,18 @@ def test_between_lies_strictly_between(data):
     else:
         assert all(low <= new <= high for low, new, high in zip(smaller, between, larger, strict=True))
         assert sum(count(smaller)) < sum(count(between)) < sum(count(larger))
+
+
+@pytest.mark.parametrize(("worked", "sizes"), [((5,), [5]), ((7,), [5, 7]), ((), [5, 7])])
+def test_shrink_tries_one_size_in_between_and_then_stops(monkeypatch, config, worked, sizes):
+    def fit(student, task, step, attempt):
+        return Distilled(None, student.widths[0] in worked, 1, np.zeros(2))
+
+    monkeypatch.setattr(prune, "fit_supervised", fit)
+    task = Task(config, None, None, 99_584, None, None)
+    tried = shrink(StudentCartPole, SETTINGS, (5, 1, 1), (10, 1, 1), count, task, step=1)
+    assert [attempt["widths"][0] for attempt in tried] == sizes
+    assert tried[-1]["distilled"].met is bool(worked)
 
 
 def test_a_student_copies_its_teacher_and_its_zeros_become_masks():

@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import time
 import zipfile
 
+import keras
 import numpy as np
 import pytest
 from conftest import ROOT, TEACHER, TINY, command, tiny_pops
@@ -50,13 +52,13 @@ def test_summary_adds_up(tiny_run):
     summary = json.loads((tiny_run / "summary.json").read_text())
     assert summary["teacher"]["weights"] == 99_584
     last = 99_584
+    assert len(summary["steps"]) == 2
     for entry in summary["steps"]:
-        if "shrunk" not in entry:
-            break
         units = [4, *entry["shrunk"]["widths"], 2]
         weights = sum(before * after for before, after in itertools.pairwise(units))
         assert weights == entry["shrunk"]["weights"] < last
         assert entry["shrunk"]["percent"] == pytest.approx(100 * weights / 99_584)
+        assert entry["pruned"]["weights"] == last
         nonzero = sum((1 - np.array(entry["redundancy"])) * [1024, 65536, 32768, 256])
         assert nonzero == pytest.approx(entry["pruned"]["nonzero"], abs=0.1)
         last = weights
@@ -95,25 +97,30 @@ def without_seconds(value):
 
 
 def test_the_papers_profile_runs(tmp_path):
-    result = tiny_pops(tmp_path / "run", "--profile", "paper", "--set", "pops.steps=1")
+    settings = [*TINY, "distill.patience=1", "pops.min_change=99"]
+    result = command(
+        "pops.py", "cartpole", "--profile", "paper", "--out", tmp_path / "run", *(f"--set={s}" for s in settings)
+    )
     assert result.returncode == 0, result.stderr
-    assert {row["phase"] for row in metrics(tmp_path / "run")} == {"prune", "distill"}
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert [entry["shrunk"]["weights"] < 99_584 for entry in summary["steps"]] == [True]
+    assert "the size changed by" in summary["ended"]
+
+
+def saved_weights(folder, name):
+    with zipfile.ZipFile(folder / name) as archive:
+        return archive.read("model.weights.h5")
 
 
 def test_same_seed_same_result_to_the_bit_and_other_seeds_differ(tiny_run, tmp_path):
-    for seed, same in ((0, True), (1, False)):
-        folder = tmp_path / str(seed)
-        assert tiny_pops(folder, "--seed", seed).returncode == 0
-        first, second = (without_seconds(metrics(f)) for f in (tiny_run, folder))
-        assert (first == second) is same
-        for name in MODELS:
-            weights = []
-            for file in (tiny_run / name, folder / name):
-                with zipfile.ZipFile(file) as archive:
-                    weights.append(archive.read("model.weights.h5"))
-            assert (weights[0] == weights[1]) is same
-    first, second = (without_seconds(json.loads((f / "summary.json").read_text())) for f in (tiny_run, tmp_path / "0"))
-    assert first == second
+    same, other = tmp_path / "same", tmp_path / "other"
+    assert tiny_pops(same, "--seed", 0).returncode == 0
+    assert without_seconds(metrics(same)) == without_seconds(metrics(tiny_run))
+    first, second = (json.loads((folder / "summary.json").read_text()) for folder in (tiny_run, same))
+    assert without_seconds(first) == without_seconds(second)
+    assert tiny_pops(other, "--seed", 1, "--set", "pops.steps=1").returncode == 0
+    for name in MODELS:
+        assert saved_weights(same, name) == saved_weights(tiny_run, name) != saved_weights(other, name)
 
 
 def test_evaluate_prints_one_object(tiny_run):
@@ -165,7 +172,7 @@ def test_plot_draws_one_run_and_several(tiny_run, tmp_path):
     refused(command("plot.py", tmp_path), "does not hold a finished run")
 
 
-@pytest.mark.parametrize("script", ["train_teacher.py", "pops.py", "evaluate.py", "plot.py"])
+@pytest.mark.parametrize("script", ["train_teacher.py", "pops.py", "evaluate.py", "plot.py", "bench.py"])
 def test_help_shows_an_example(script):
     result = command(script, "--help")
     assert result.returncode == 0 and f"python scripts/{script}" in result.stdout
@@ -194,8 +201,6 @@ def test_bad_arguments_are_refused_in_one_line(arguments, words, tmp_path):
 
 
 def keras_file(path, inputs, outputs, layer="Dense"):
-    import keras
-
     layers = [keras.layers.Dense(4, activation="relu" if layer == "Dense" else "tanh"), keras.layers.Dense(outputs)]
     keras.Sequential([keras.Input((inputs,)), *layers]).save(path)
 
@@ -216,6 +221,11 @@ def test_bad_teacher_files_are_refused_by_name(tmp_path):
     assert "takes (None, 8) and gives (None, 4); this environment needs (None, 4) and (None, 2)" in refusal()
     keras_file(path, inputs=4, outputs=2, layer="tanh")
     assert "ReLU" in refusal()
+    keras.Sequential([keras.layers.Dense(4, activation="relu"), keras.layers.Dense(2)]).save(path)  # not built
+    assert "takes None" in refusal()
+    inputs, twice = keras.Input((4,)), keras.layers.Dense(4, activation="relu")
+    keras.Model(inputs, keras.layers.Dense(2)(twice(twice(inputs)))).save(path)
+    assert "not simply stacked" in refusal()
 
 
 def test_a_bad_teacher_file_is_refused_and_nothing_is_written(tmp_path):
@@ -227,8 +237,6 @@ def test_a_bad_teacher_file_is_refused_and_nothing_is_written(tmp_path):
 
 
 def test_a_keras_file_with_code_is_not_run(tmp_path):
-    import keras
-
     path, trace = tmp_path / "teacher.keras", tmp_path / "trace"
     layer = keras.layers.Lambda(eval(f"lambda x: (open({str(trace)!r}, 'w').close(), x)[1]"), output_shape=(4,))
     network = keras.Sequential([keras.Input((4,)), layer, keras.layers.Dense(2)])
@@ -254,11 +262,25 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_what_is_written(tmp_pat
     assert {"config.json", "metrics.csv"} <= {path.name for path in (tmp_path / "run").iterdir()}
 
 
+def test_a_teacher_below_the_objective_fails_the_run(tmp_path):
+    result = tiny_pops(tmp_path / "run", "--set", "evaluation.objective=200.5")
+    assert result.returncode == 1 and result.stderr.count("\n") == 1
+    assert "the teacher's reward, 200.0 ± 0.0, is not above the objective, 200.5" in result.stderr
+
+
+def test_bench_measures_all_it_names():
+    result = command("bench.py", "--seconds", "0.05")
+    assert result.returncode == 0, result.stderr
+    for row in ("256-256-128, pruning", "40-40-20", "8-8-4", "teacher 256-256-128", "student 8-8-4"):
+        assert row in result.stdout
+
+
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path):
     folder = tmp_path / "run"
     long = [*TINY, "prune.iterations=100000", "prune.end=100000000"]
+    arguments = ["cartpole", "--seed", "3", "--out", str(folder), *(f"--set={s}" for s in long)]
     process = subprocess.Popen(
-        [sys.executable, ROOT / "scripts/pops.py", "cartpole", "--out", folder, *(f"--set={s}" for s in long)],
+        [sys.executable, ROOT / "scripts/pops.py", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -269,5 +291,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert errors.count("\n") == 1 and "interrupted" in errors and "to start over: python scripts/pops.py" in errors
+    assert errors.count("\n") == 1 and "interrupted; no student was finished; to start over: " in errors
+    again = shlex.split(errors.split("to start over: ")[1])
+    assert again[2:] == [*arguments, "--out", f"{folder}-again"]
     assert len(metrics(folder)) > 3

@@ -5,10 +5,22 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import train
 from configs import configuration
 from model import CartPoleDQN, StudentCartPole
 from prune import PruningSchedule, iterative_pruning_policy_distillation
-from train import Task, adam, check_loss, fill_replay, fit_supervised, initial_state, rmsprop, train_dqn, train_student
+from train import (
+    Task,
+    adam,
+    check_loss,
+    fill_replay,
+    fit_supervised,
+    initial_state,
+    new_replay,
+    rmsprop,
+    train_dqn,
+    train_student,
+)
 from utils import ReplayMemory, RunFailed, Seeds
 
 WIDTHS = (6, 5, 4)
@@ -83,6 +95,18 @@ def test_members_are_independent_networks(widths, generator, replay):
             np.testing.assert_allclose(trained[member], one[0], rtol=1e-3, atol=1e-5)
 
 
+def test_updates_in_several_blocks_are_the_same_updates(generator, replay, monkeypatch):
+    settings = configuration("cartpole")
+    student = StudentCartPole(settings["model"], WIDTHS)
+    start = initial_state(student.initial_weights(generator, 0.3), student.full_masks())
+    together, _ = train_student(student, start, replay, settings["distill"], np.random.default_rng(1), 6, 1e-2)
+    monkeypatch.setattr(train, "BLOCK_BYTES", 3 * 128 * replay.entry_bytes())
+    apart, _ = train_student(student, start, replay, settings["distill"], np.random.default_rng(1), 6, 1e-2)
+    assert int(apart.update) == 6
+    for one, other in zip(together.weights, apart.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_training_lowers_the_loss(generator, replay):
     settings = configuration("cartpole")
     student = StudentCartPole(settings["model"], WIDTHS)
@@ -134,9 +158,15 @@ def teacher_task(config, **changes):
     return task._replace(**changes), agent, rows
 
 
+def filled(task):
+    replay = new_replay(task.config)
+    fill_replay(task, replay)
+    return replay
+
+
 def test_teacher_fills_the_replay_with_its_outputs(config):
     task, agent, _ = teacher_task(config)
-    replay, again = fill_replay(task), fill_replay(task)
+    replay, again = filled(task), filled(task)
     assert replay.size == config["replay"]["observe"]
     states = replay.arrays["observations"]
     np.testing.assert_allclose(replay.arrays["teacher_outputs"], agent.network(states), rtol=1e-4, atol=1e-5)
@@ -150,16 +180,53 @@ def test_fit_supervised_reports_whether_the_objective_was_met(config, refill):
     for objective, met in ((0, True), (1000, False)):
         settings = config | {"evaluation": config["evaluation"] | {"objective": objective}}
         task, _, rows = teacher_task(settings)
-        task = task._replace(replay=None if refill else fill_replay(task))
+        task = task._replace(replay=None if refill else filled(task))
         distilled = fit_supervised(StudentCartPole(config["model"], (2, 2, 2), members=2), task, step=1)
         assert distilled.met is met
         assert distilled.epochs == len(rows) == (1 if met else config["distill"]["epochs"])
         assert distilled.rewards.shape == (config["distill"]["episodes"],)
 
 
+class Scores:
+    """Stands in for a Player: gives the scores it was made with, one row of members an epoch."""
+
+    def __init__(self, epochs):
+        self.epochs = iter(epochs)
+
+    def evaluate(self, seed, *arguments):
+        return np.array([[score, score] for score in next(self.epochs)], float)
+
+
+@pytest.mark.parametrize(
+    ("patience", "confirmed", "epochs", "met", "kept"),
+    [
+        (1, None, [(50, 60), (110, 90)], True, 110),
+        (3, None, [(200, 0), (110, 0), (120, 0)], True, 200),  # the best is kept, not the last
+        (2, None, [(150, 0), (0, 150), (0, 140)], True, 150),  # in a row counts for each member
+        (1, [90, 130], [(150, 0), (140, 0)], True, 130),  # not confirmed, then confirmed
+        (1, [90, 80, 70], [(150, 0), (140, 0), (0, 160)], False, None),
+        (1, None, [(10, 20), (30, 5), (7, 8)], False, 30),
+    ],
+)
+def test_distillation_ends_as_the_scores_say(monkeypatch, config, patience, confirmed, epochs, met, kept):
+    config = config | {
+        "evaluation": config["evaluation"] | {"objective": 100},
+        "distill": config["distill"]
+        | {"patience": patience, "epochs": 3, "updates": 2, "confirm_episodes": 2 if confirmed else 0},
+    }
+    task, _, _ = teacher_task(config)
+    task = task._replace(replay=filled(task))
+    confirmed = iter(confirmed or [])
+    monkeypatch.setattr(train, "student_player", lambda *_: Scores(epochs))
+    monkeypatch.setattr(train, "evaluate_network", lambda *_: np.full(2, float(next(confirmed))))
+    distilled = fit_supervised(StudentCartPole(config["model"], (1, 1, 1), members=2), task, step=1)
+    assert (distilled.met, distilled.epochs) == (met, len(epochs))
+    assert kept is None or distilled.rewards.mean() == kept
+
+
 def test_ipp_returns_the_sparsest_good_state_or_none(config):
     task, agent, rows = teacher_task(config)
-    task = task._replace(replay=fill_replay(task))
+    task = task._replace(replay=filled(task))
     student = StudentCartPole(config["model"], WIDTHS)
     state = initial_state(*student.copy(agent.network))
     never = task._replace(config=config | {"evaluation": config["evaluation"] | {"objective": 1000, "lower_bound": 0}})
@@ -167,7 +234,7 @@ def test_ipp_returns_the_sparsest_good_state_or_none(config):
     rows.clear()
     always = task._replace(config=config | {"evaluation": config["evaluation"] | {"objective": 1, "lower_bound": 0}})
     pruned = iterative_pruning_policy_distillation(student, state, always, step=1)
-    nonzero = sum(int(mask.numpy().sum()) for mask in pruned.state.masks)
+    nonzero = sum(int(mask.numpy().sum()) for mask in pruned.masks)
     assert nonzero == min(row["nonzero"] for row in rows) < sum(student.layer_sizes())
 
 
