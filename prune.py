@@ -420,29 +420,15 @@ def pops(teacher, config, seeds, run):
             live_units if config["pops"]["sizes"] == "live_units" else None,
         )
         settings = settings | {"output_activation": "linear"}  # a fresh student needs no ReLU there
-        tried = shrink(student_class, settings, smaller, widths, student.layer_sizes, task, step)
-        distilled = tried[-1]["distilled"]
-        entry["attempts"] = [
-            {
-                "widths": attempt["widths"],
-                "weights": sum(student.layer_sizes(attempt["widths"])),
-                "met_objective": attempt["distilled"].met,
-                "epochs": attempt["distilled"].epochs,
-                "chosen_by": reward_statistics(attempt["distilled"].rewards),
-            }
-            for attempt in tried
-        ]
+        distilled, entry["attempts"] = shrink(student_class, settings, smaller, widths, student.layer_sizes, task, step)
         summary["steps"].append(entry)
-        for attempt in entry["attempts"]:
-            if not attempt["met_objective"]:
-                log(f"step {step}: {attempt['weights']} weights did not meet the objective in {attempt['epochs']} epochs")
         if not distilled.met:
             entry["seconds"] = round(run.seconds() - started, 1)
             sizes = " and ".join(str(attempt["weights"]) for attempt in entry["attempts"])
             ended = f"step {step}: no student of {sizes} weights met the objective"
             break
 
-        previous, network, widths = sum(student.layer_sizes()), distilled.network, tried[-1]["widths"]
+        previous, network, widths = sum(student.layer_sizes()), distilled.network, entry["attempts"][-1]["widths"]
         run.save_model(f"student_step_{step}.keras", network)
         entry["shrunk"] = {"widths": widths, **report(network, "shrunk", step)}
         entry["seconds"] = round(run.seconds() - started, 1)
@@ -467,15 +453,25 @@ def shrink(student_class, settings, smaller, larger, count, task, step):
         smaller, larger: widths of the student to try, and of the last one that worked.
 
     Returns:
-        What was tried, in order: a list of {widths, distilled}. Only the last one can have met the objective.
+        The last Distilled, the only one that can have met the objective, and what was tried, in order, for the summary.
     """
-    tried = []
-    sizes = [smaller]
+    sizes, attempts = [smaller], []
     if task.config["pops"]["retry_between"]:
         sizes += [widths for widths in [widths_between(smaller, larger, count)] if widths]
-    for attempt, widths in enumerate(sizes, 1):
+    for widths in sizes:
         student = student_class(settings, widths, members=task.config["distill"]["members"])
-        tried.append({"widths": widths, "distilled": fit_supervised(student, task, step, attempt)})
-        if tried[-1]["distilled"].met:
+        distilled = fit_supervised(student, task, step, attempt=len(attempts) + 1)
+        weights = sum(count(widths))
+        attempts.append(
+            {
+                "widths": widths,
+                "weights": weights,
+                "met_objective": distilled.met,
+                "epochs": distilled.epochs,
+                "chosen_by": reward_statistics(distilled.rewards),
+            }
+        )
+        if distilled.met:
             break
-    return tried
+        log(f"step {step}: {weights} weights did not meet the objective in {distilled.epochs} epochs")
+    return distilled, attempts

@@ -237,9 +237,9 @@ def test_shrink_tries_one_size_in_between_and_then_stops(monkeypatch, config, wo
 
     monkeypatch.setattr(prune, "fit_supervised", fit)
     task = Task(config, None, None, 99_584, None, None)
-    tried = shrink(StudentCartPole, SETTINGS, (5, 1, 1), (10, 1, 1), count, task, step=1)
-    assert [attempt["widths"][0] for attempt in tried] == sizes
-    assert tried[-1]["distilled"].met is bool(worked)
+    distilled, attempts = shrink(StudentCartPole, SETTINGS, (5, 1, 1), (10, 1, 1), count, task, step=1)
+    assert [attempt["widths"][0] for attempt in attempts] == sizes
+    assert distilled.met is attempts[-1]["met_objective"] is bool(worked)
 
 
 def test_a_student_copies_its_teacher_and_its_zeros_become_masks():
