@@ -16,6 +16,10 @@ class ConfigurationError(ValueError):
     """A setting, argument or input file is wrong. The message is one line: what is wrong, where, what would be right."""
 
 
+class RunFailed(Exception):
+    """A run cannot go on. The message is one line."""
+
+
 # Rules. Each says in words what it accepts, and tells whether a value fits.
 
 

@@ -124,6 +124,10 @@ class DQNAgent:
         inputs = keras.Input(self.settings["observation_shape"])
         return keras.Sequential([inputs, *self.layers(keras.layers.Dense)], name=f"{self.environment}_{role}")
 
+    def __call__(self, weights, observations):
+        """Outputs, float32 [batch, actions], with weights other than the network's own."""
+        return self.network.stateless_call(weights, [], observations)[0]
+
     def loss(self, outputs, actions, targets):
         """Mean Huber loss of Q-learning.
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import tensorflow as tf
 
-from configs import learning_rate
+from configs import RunFailed, learning_rate
 from model import AGENTS, count_weights, kernels
 from train import (
     Task,
@@ -21,7 +21,7 @@ from train import (
     student_player,
     train_student,
 )
-from utils import RunFailed, log, reward_line, reward_statistics, rewards_text
+from utils import log, reward_line, reward_statistics, rewards_text
 
 
 @dataclass(frozen=True)

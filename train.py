@@ -13,8 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from configs import learning_rate
-from utils import Player, ReplayMemory, RunFailed, Seeds, make_environments, select_actions, single, standard_error
+from configs import RunFailed, learning_rate
+from utils import Player, ReplayMemory, Seeds, make_environments, select_actions, single, standard_error
 
 # Minibatches drawn for one compiled block of updates take at most this much memory.
 BLOCK_BYTES = 2**28
@@ -310,17 +310,14 @@ def _q_learning_block(agent, discount, double_q, target_sync):
 
     @tf.function(jit_compile=True, autograph=False)
     def block(state, target_weights, observations, actions, rewards, next_observations, terminated, rate):
-        def values(weights, observations):
-            return agent.network.stateless_call(weights, [], observations)[0]
-
         def step(index, state, target_weights, total):
-            following = values(target_weights, next_observations[index])
-            chooser = values(state.weights, next_observations[index]) if double_q else following
+            following = agent(target_weights, next_observations[index])
+            chooser = agent(state.weights, next_observations[index]) if double_q else following
             best = tf.gather(following, tf.argmax(chooser, axis=-1), batch_dims=1)
             targets = rewards[index] + discount * (1 - terminated[index]) * best
             with tf.GradientTape() as tape:
                 tape.watch(state.weights)
-                loss = agent.loss(values(state.weights, observations[index]), actions[index], targets)
+                loss = agent.loss(agent(state.weights, observations[index]), actions[index], targets)
             state = apply_gradients(adam, state, tape.gradient(loss, state.weights), rate)
             sync = state.update % target_sync == 0
             target_weights = [tf.where(sync, w, t) for w, t in zip(state.weights, target_weights, strict=True)]
@@ -367,14 +364,11 @@ def train_dqn(agent, config, seeds, on_evaluation):
     block = _q_learning_block(agent, settings["discount"], settings["double_q"], settings["target_sync"])
     acting = config["evaluation"]["acting"]
 
-    def outputs(weights, observations):
-        return agent.network.stateless_call(weights, [], observations)[0]
-
     @tf.function(autograph=False)
     def explore(weights, observations, seed, epsilon):
-        return select_actions(outputs(weights, observations), "greedy", seed, epsilon)
+        return select_actions(agent(weights, observations), "greedy", seed, epsilon)
 
-    player = Player(lambda w, o: outputs(w, o[0])[None], config["environment"], settings["episodes"], acting)
+    player = Player(lambda w, o: agent(w, o[0])[None], config["environment"], settings["episodes"], acting)
     environments = make_environments(config["environment"], count)
     exploration_seed = seeds.environment("train", "train_dqn")
     observations, _ = environments.reset(seed=exploration_seed)

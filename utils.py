@@ -26,10 +26,6 @@ from model import kernels, read_network
 ROOT = Path(__file__).resolve().parent
 
 
-class RunFailed(Exception):
-    """A run cannot go on. The message is one line."""
-
-
 # Seeds
 
 

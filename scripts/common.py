@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from configs import ENVIRONMENTS, PROFILES, ConfigurationError  # noqa: E402
+from configs import ENVIRONMENTS, PROFILES, ConfigurationError, RunFailed  # noqa: E402
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,7 +29,7 @@ class Parser(argparse.ArgumentParser):
     def add_run_arguments(self, out):
         """The arguments of a command that makes a run folder."""
         self.add_argument("environment", metavar="ENV", help=" or ".join(ENVIRONMENTS))
-        self.add_argument("--seed", type=seed, default=0, metavar="N", help="every random number follows from it (0)")
+        self.add_argument("--seed", type=SEED, default=0, metavar="N", help="every random number follows from it (0)")
         self.add_argument("--out", type=Path, metavar="DIR", help=f"new folder for the run ({out})")
         self.add_argument("--profile", default="fast", metavar="|".join(PROFILES), help="settings to start from (fast)")
         self.add_argument(
@@ -41,18 +41,19 @@ class Parser(argparse.ArgumentParser):
         )
 
 
-def seed(text):
-    number = int(text) if text.isascii() and text.isdigit() else -1
-    if not 0 <= number < 2**32:
-        raise argparse.ArgumentTypeError(f"{text} is not an integer from 0 to {2**32 - 1}")
-    return number
+def integer(low, high):
+    """The type of an argument that is an integer from `low` to `high`."""
+
+    def parse(text):
+        number = int(text) if text.isascii() and text.isdigit() else -1
+        if not low <= number <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not an integer from {low} to {high}")
+        return number
+
+    return parse
 
 
-def episodes(text):
-    number = int(text) if text.isascii() and text.isdigit() else -1
-    if not 2 <= number <= 100_000:
-        raise argparse.ArgumentTypeError(f"{text} is not an integer from 2 to 100000")
-    return number
+SEED = integer(0, 2**32 - 1)
 
 
 @contextlib.contextmanager
@@ -104,7 +105,7 @@ def run_command(command, go_on="start it again"):
         # Inside a compiled loop an interruption comes back as TensorFlow's own exception.
         if interrupted:
             sys.exit(_say(f"{name}: interrupted; {go_on() if callable(go_on) else go_on}", 1))
-        if isinstance(error, OSError) or type(error).__name__ == "RunFailed":
+        if isinstance(error, OSError | RunFailed):
             sys.exit(_say(f"{name}: {error}", 1))
         raise
 

@@ -11,8 +11,10 @@ def main():
     parser = common.Parser(__doc__, "python scripts/evaluate.py saved_models/cartpole/teacher.keras --episodes 1000")
     parser.add_argument("model", type=Path, metavar="MODEL", help="Keras file written by train_teacher.py or pops.py")
     parser.add_argument("--env", metavar="ENV", help="its environment, where the file's model name does not tell")
-    parser.add_argument("--episodes", type=common.episodes, default=100, metavar="N", help="episodes to play (100)")
-    parser.add_argument("--seed", type=common.seed, default=0, metavar="N", help="of the episodes (0)")
+    parser.add_argument(
+        "--episodes", type=common.integer(2, 100_000), default=100, metavar="N", help="episodes to play (100)"
+    )
+    parser.add_argument("--seed", type=common.SEED, default=0, metavar="N", help="of the episodes (0)")
     acting = parser.add_mutually_exclusive_group()
     acting.add_argument("--greedy", dest="acting", action="store_const", const="greedy", help="always the largest output")
     acting.add_argument(

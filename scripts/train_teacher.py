@@ -16,23 +16,22 @@ def main():
         config = configuration(arguments.environment, arguments.profile, arguments.set)
         common.import_tensorflow()
         from model import AGENTS
-        from train import train_dqn
         from utils import Run, Seeds, check_spaces
 
         check_spaces(config)
         run = Run(folder, "train_teacher.py", arguments.environment, arguments.profile, arguments.seed, config)
         agent = AGENTS[arguments.environment][0](config["model"])
-        train_and_report(agent, config, Seeds(arguments.seed), run, train_dqn)
+        train_and_report(agent, config, Seeds(arguments.seed), run)
 
     common.run_command(
         command, f"the best teacher so far, if any, is {folder / 'teacher.keras'}; start again with another --out"
     )
 
 
-def train_and_report(agent, config, seeds, run, train):
+def train_and_report(agent, config, seeds, run):
     """Trains a teacher, keeping the best so far even if training is cut short, and reports it on fresh episodes."""
     from model import count_weights
-    from train import evaluate_network
+    from train import evaluate_network, train_dqn
     from utils import log, reward_statistics
 
     evaluations = 0
@@ -44,7 +43,7 @@ def train_and_report(agent, config, seeds, run, train):
 
     try:
         with run.watching():
-            train(agent, config, seeds, on_evaluation)
+            train_dqn(agent, config, seeds, on_evaluation)
     finally:
         if evaluations:
             path = run.save_model("teacher.keras", agent.network)

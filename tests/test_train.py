@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import train
-from configs import configuration
+from configs import RunFailed, configuration
 from model import CartPoleDQN, StudentCartPole
 from prune import PruningSchedule, iterative_pruning_policy_distillation
 from train import (
@@ -21,7 +21,7 @@ from train import (
     train_dqn,
     train_student,
 )
-from utils import ReplayMemory, RunFailed, Seeds
+from utils import ReplayMemory, Seeds
 
 WIDTHS = (6, 5, 4)
 
