@@ -128,25 +128,8 @@ SETTINGS = {
         "lower_bound": (REWARD, "mean reward below which pruning has gone too far"),
         "acting": (one_of("greedy", "sample"), "greedy: the largest output; sample: from the softmax of the outputs"),
         "confidence": (number(0, 10), "standard errors by which a mean must lie above the objective"),
+        "choose_episodes": (integer(2), "episodes that decide whether a student matches the teacher"),
         "report_episodes": (integer(2), "fresh episodes behind every reported reward"),
-    },
-    "teacher": {
-        "environments": (integer(1, 4096), "environments that the teacher plays side by side"),
-        "steps": (integer(1), "environment steps after which training ends at the latest"),
-        "learning_starts": (integer(1), "environment steps before the first update"),
-        "steps_per_update": (integer(1), "environment steps for one update"),
-        "batch_size": (integer(1, 65536), "transitions in a minibatch"),
-        "discount": (number(0, 1), "gamma (γ)"),
-        "double_q": (FLAG, "choose the next action with the online network, value it with the target network"),
-        "epsilon_first": (number(0, 1), "share of random actions at the start (ε)"),
-        "epsilon_last": (number(0, 1), "share of random actions in the end"),
-        "epsilon_steps": (integer(1), "environment steps over which ε falls"),
-        "learning_rate_first": (positive(1), "Adam's learning rate at the start"),
-        "learning_rate_last": (positive(1), "Adam's learning rate in the end; it falls in a straight line"),
-        "target_sync": (integer(1), "updates between copies into the target network"),
-        "evaluate_every": (integer(1), "environment steps between evaluations"),
-        "episodes": (integer(2), "episodes in an evaluation"),
-        "stop_above": (REWARD, "mean reward above which training ends"),
     },
     "replay": {
         "capacity": (integer(1), "states, or transitions, that the replay memory holds"),
@@ -154,6 +137,7 @@ SETTINGS = {
         "environments": (integer(1, 4096), "environments that the teacher plays side by side"),
         "refill": (FLAG, "fill it again before every iteration and epoch (paper), or once for the whole run"),
         "epsilon": (number(0, 1), "share of random actions while the teacher fills it"),
+        "student_states": (integer(0), "states that students visit in an evaluation, and that join it (DAgger)"),
     },
     "prune": {
         "iterations": (integer(1), "IPP iterations at most (n)"),
@@ -183,7 +167,8 @@ SETTINGS = {
         "updates": (integer(1), "minibatch updates in an epoch"),
         "episodes": (integer(2), "episodes in an evaluation, for each member"),
         "confirm_episodes": (NONE_OR_SEVERAL, "further episodes on which the chosen member must meet the objective again"),
-        "patience": (integer(1), "evaluations in a row above the objective that end distillation"),
+        "patience": (integer(1), "evaluations in a row above the objective after which it counts as met"),
+        "until": (one_of("objective", "teacher"), "ends when the objective is met, or when the teacher is matched too"),
         "batch_size": (integer(1, 65536), "states in a minibatch"),
         "tau": (positive(1000), "temperature of the teacher's softmax (τ)"),
         "optimizer": (one_of("rmsprop", "adam"), "how gradients become updates"),
@@ -196,7 +181,42 @@ SETTINGS = {
             "widths when shrinking: the live units scaled to the nonzero budget, or each layer's budget alone (paper)",
         ),
         "min_change": (number(0, 100), "points of percent of the original size; a smaller change ends PoPS"),
-        "retry_between": (FLAG, "when a shrunk student fails, try one size between it and the last that worked"),
+        "retries": (integer(0, 100), "sizes tried when a shrunk student fails, each between it and the last that worked"),
+    },
+}
+
+# The group `teacher` has these settings, and those of its algorithm.
+TEACHER = {
+    "algorithm": (one_of("dqn", "actor_critic"), "how the teacher learns"),
+    "environments": (integer(1, 4096), "environments that the teacher plays side by side"),
+    "steps": (integer(1), "environment steps after which training ends at the latest"),
+    "batch_size": (integer(1, 65536), "transitions in a minibatch"),
+    "discount": (number(0, 1), "gamma (γ)"),
+    "evaluate_every": (integer(1), "environment steps between evaluations"),
+    "episodes": (integer(2), "episodes in an evaluation"),
+    "stop_above": (REWARD, "mean reward above which training ends"),
+}
+TEACHERS = {
+    "dqn": {
+        "learning_starts": (integer(1), "environment steps before the first update"),
+        "steps_per_update": (integer(1), "environment steps for one update"),
+        "double_q": (FLAG, "choose the next action with the online network, value it with the target network"),
+        "epsilon_first": (number(0, 1), "share of random actions at the start (ε)"),
+        "epsilon_last": (number(0, 1), "share of random actions in the end"),
+        "epsilon_steps": (integer(1), "environment steps over which ε falls"),
+        "learning_rate_first": (positive(1), "Adam's learning rate at the start"),
+        "learning_rate_last": (positive(1), "Adam's learning rate in the end; it falls in a straight line"),
+        "target_sync": (integer(1), "updates between copies into the target network"),
+    },
+    "actor_critic": {
+        "rollout": (integer(2, 100_000), "steps that each environment goes on before the updates that follow"),
+        "passes": (integer(1, 100), "how often those updates go through the rollout"),
+        "advantage_decay": (number(0, 1), "lambda (λ) of generalised advantage estimation"),
+        "clip": (positive(1), "how far an update may move the ratio of action probabilities from 1"),
+        "entropy": (number(0, 10), "weight of the entropy bonus at the start; it falls to 0 in a straight line"),
+        "actor_learning_rate": (positive(1), "Adam's learning rate at the start; it falls to 0 in a straight line"),
+        "critic_learning_rate": (positive(1), "the critic's"),
+        "reward_scale": (positive(1000), "factor on the rewards that the critic learns from"),
     },
 }
 
@@ -219,9 +239,11 @@ CARTPOLE = {
         "lower_bound": 80,
         "acting": "greedy",
         "confidence": 0,
+        "choose_episodes": 100,
         "report_episodes": 100,
     },
     "teacher": {
+        "algorithm": "dqn",
         "environments": 1,
         "steps": 500_000,
         "learning_starts": 25_000,
@@ -239,7 +261,14 @@ CARTPOLE = {
         "episodes": 100,
         "stop_above": 195,
     },
-    "replay": {"capacity": 100_000, "observe": 10_000, "environments": 1, "refill": True, "epsilon": 0.0},
+    "replay": {
+        "capacity": 100_000,
+        "observe": 10_000,
+        "environments": 1,
+        "refill": True,
+        "epsilon": 0.0,
+        "student_states": 0,
+    },
     "prune": {
         "iterations": 125,
         "updates": 20_000,
@@ -266,17 +295,18 @@ CARTPOLE = {
         "episodes": 10,
         "confirm_episodes": 0,
         "patience": 5,
+        "until": "objective",
         "batch_size": 128,
         "tau": 0.01,
         "optimizer": "rmsprop",
         "learning_rate": [*_DISTILLATION_RATES, [0, _by_epoch(_EPOCHS, (1e-3, 5e-4, 2e-4, 1e-4))]],
     },
-    "pops": {"steps": 20, "sizes": "budgets", "min_change": 0.05, "retry_between": False},
+    "pops": {"steps": 20, "sizes": "budgets", "min_change": 0.05, "retries": 0},
 }
 
 # What `fast` changes. The reasons and their measured effect stand in the README's list of departures from the paper.
 CARTPOLE_FAST = {
-    "evaluation": {"objective": 195, "lower_bound": 190, "confidence": 2, "report_episodes": 1000},
+    "evaluation": {"objective": 195, "lower_bound": 190, "confidence": 2, "choose_episodes": 1000, "report_episodes": 1000},
     "teacher": {
         "environments": 16,
         "steps": 200_000,
@@ -313,10 +343,77 @@ CARTPOLE_FAST = {
         "optimizer": "adam",
         "learning_rate": [[0, linear(3e-3, 3e-4, 15)]],
     },
-    "pops": {"sizes": "live_units", "min_change": 0, "retry_between": True},
+    "pops": {"sizes": "live_units", "min_change": 0, "retries": 3},
 }
 
-ENVIRONMENTS = {"cartpole": {"paper": CARTPOLE, "fast": CARTPOLE_FAST}}
+_EPOCHS = (20, 40, 60)
+_RATES_ABOVE_10 = [10, _by_epoch(_EPOCHS, (1e-5, 5e-6, 1e-6, 5e-7))]
+
+LUNARLANDER = {
+    "environment": {"id": "LunarLander-v3", "max_episode_steps": 1000},
+    "model": {"observation_shape": [8], "actions": 4, "widths": [64, 64, 64], "output_activation": "linear"},
+    "evaluation": {
+        "objective": 200,
+        "lower_bound": 100,
+        "acting": "sample",
+        "confidence": 0,
+        "choose_episodes": 100,
+        "report_episodes": 100,
+    },
+    "teacher": {
+        "algorithm": "actor_critic",
+        "environments": 16,
+        "steps": 2_000_000,
+        "batch_size": 512,
+        "discount": 0.99,
+        "rollout": 1024,
+        "passes": 4,
+        "advantage_decay": 0.98,
+        "clip": 0.2,
+        "entropy": 0.01,
+        "actor_learning_rate": 1e-3,
+        "critic_learning_rate": 1e-3,
+        "reward_scale": 0.01,
+        "evaluate_every": 65_536,
+        "episodes": 200,
+        "stop_above": 260,
+    },
+    "replay": CARTPOLE["replay"],
+    "prune": CARTPOLE["prune"]
+    | {
+        "iterations": 100,
+        "batch_size": 512,
+        "learning_rate": [_RATES_ABOVE_10, [0, _by_epoch(_EPOCHS, (1e-6, 5e-7, 1e-7, 5e-8))]],
+    },
+    "distill": CARTPOLE["distill"]
+    | {
+        "epochs": 100,
+        "batch_size": 512,
+        "learning_rate": [_RATES_ABOVE_10, [0, _by_epoch(_EPOCHS, (1e-3, 5e-4, 1e-4, 5e-5))]],
+    },
+    "pops": CARTPOLE["pops"],
+}
+
+LUNARLANDER_FAST = {
+    "evaluation": {"lower_bound": 190, "confidence": 2, "choose_episodes": 1000, "report_episodes": 300},
+    "replay": CARTPOLE_FAST["replay"] | {"capacity": 400_000, "student_states": 25_000},
+    "prune": CARTPOLE_FAST["prune"],
+    "distill": CARTPOLE_FAST["distill"]
+    | {
+        "members": 16,
+        "epochs": 4,
+        "updates": 3_000,
+        "episodes": 16,
+        "until": "teacher",
+        "learning_rate": [[0, linear(3e-3, 3e-4, 4)]],
+    },
+    "pops": CARTPOLE_FAST["pops"],
+}
+
+ENVIRONMENTS = {
+    "cartpole": {"paper": CARTPOLE, "fast": CARTPOLE_FAST},
+    "lunarlander": {"paper": LUNARLANDER, "fast": LUNARLANDER_FAST},
+}
 PROFILES = ("fast", "paper")
 
 
@@ -330,13 +427,20 @@ def check_environment(name):
         raise ConfigurationError(f"unknown environment {name!r}{_nearest(name, list(ENVIRONMENTS))}")
 
 
-def _parse(assignment):
+def settings_of(config):
+    """What there is to set in a configuration: {group: {key: (rule, meaning)}}."""
+    algorithm = config["teacher"].get("algorithm") if isinstance(config.get("teacher"), dict) else None
+    special = TEACHERS.get(algorithm, {}) if isinstance(algorithm, str) else {}
+    return SETTINGS | {"teacher": TEACHER | special}
+
+
+def _parse(assignment, config):
     """`group.key=value` as (group, key, value). The value is JSON; what is not JSON is taken as a word."""
     name, equals, text = assignment.partition("=")
     group, dot, key = name.partition(".")
     if not (equals and dot):
         raise ConfigurationError(f"--set {assignment}: write it as group.key=value, for example prune.iterations=3")
-    names = [f"{g}.{k}" for g, keys in SETTINGS.items() for k in keys]
+    names = [f"{g}.{k}" for g, keys in settings_of(config).items() for k in keys]
     if name not in names:
         raise ConfigurationError(f"--set {name}: unknown setting{_nearest(name, names)}")
     try:
@@ -364,24 +468,28 @@ def configuration(environment, profile="fast", assignments=()):
     if profile == "fast":
         for group, changes in ENVIRONMENTS[environment]["fast"].items():
             config[group].update(copy.deepcopy(changes))
+    algorithm = config["teacher"]["algorithm"]
     for assignment in assignments:
-        group, key, value = _parse(assignment)
+        group, key, value = _parse(assignment, config)
         config[group][key] = value
+        if config["teacher"]["algorithm"] != algorithm:
+            raise ConfigurationError(f"teacher.algorithm: {environment} has a teacher that learns by {algorithm} only")
     validate(config)
     return config
 
 
 def validate(config):
-    """Raises ConfigurationError, naming the key, unless `config` has exactly the settings of `SETTINGS`, each fitting."""
-    for group in (*SETTINGS, *config):
-        if group not in config or group not in SETTINGS or not isinstance(config[group], dict):
+    """Raises ConfigurationError, naming the key, unless `config` has exactly the settings that there are, each fitting."""
+    settings = settings_of(config)
+    for group in (*settings, *config):
+        if group not in config or group not in settings or not isinstance(config[group], dict):
             raise ConfigurationError(f"configuration: group {group!r} is missing, unknown or not a dictionary")
-        for key in (*SETTINGS[group], *config[group]):
-            if key not in SETTINGS[group]:
-                raise ConfigurationError(f"{group}.{key}: unknown setting{_nearest(key, list(SETTINGS[group]))}")
+        for key in (*settings[group], *config[group]):
+            if key not in settings[group]:
+                raise ConfigurationError(f"{group}.{key}: unknown setting{_nearest(key, list(settings[group]))}")
             if key not in config[group]:
                 raise ConfigurationError(f"{group}.{key}: missing")
-            rule, meaning = SETTINGS[group][key]
+            rule, meaning = settings[group][key]
             if not rule.fits(config[group][key]):
                 value = json.dumps(config[group][key], default=repr)
                 raise ConfigurationError(f"{group}.{key}: {value[:60]} is not {rule.accepts} ({meaning})")
@@ -403,15 +511,35 @@ def validate(config):
         "prune", "updates", prune["updates"] % prune["evaluate_every"] == 0, "is not a multiple of prune.evaluate_every"
     )
     require("replay", "capacity", replay["capacity"] >= replay["observe"], "is below replay.observe")
+    require("replay", "student_states", replay["student_states"] <= replay["capacity"], "is above replay.capacity")
     require("replay", "observe", replay["observe"] >= replay["environments"], "is below replay.environments")
-    require("replay", "capacity", replay["capacity"] >= teacher["environments"], "is below teacher.environments")
-    shortest = sum(teacher[key] for key in ("learning_starts", "steps_per_update", "evaluate_every"))
-    require(
-        "teacher",
-        "steps",
-        teacher["steps"] >= shortest + 2 * teacher["environments"],
-        "leaves no time for an evaluation after teacher.learning_starts",
-    )
-    require(
-        "teacher", "epsilon_last", teacher["epsilon_last"] <= teacher["epsilon_first"], "is above teacher.epsilon_first"
-    )
+    if teacher["algorithm"] == "dqn":
+        shortest = sum(teacher[key] for key in ("learning_starts", "steps_per_update", "evaluate_every"))
+        require("replay", "capacity", replay["capacity"] >= teacher["environments"], "is below teacher.environments")
+        require(
+            "teacher",
+            "steps",
+            teacher["steps"] >= shortest + 2 * teacher["environments"],
+            "leaves no time for an evaluation after teacher.learning_starts",
+        )
+        require(
+            "teacher",
+            "epsilon_last",
+            teacher["epsilon_last"] <= teacher["epsilon_first"],
+            "is above teacher.epsilon_first",
+        )
+    else:
+        rollout = teacher["environments"] * teacher["rollout"]
+        require("teacher", "batch_size", teacher["batch_size"] > 1, "is too small: advantages are compared in a minibatch")
+        require(
+            "teacher",
+            "batch_size",
+            rollout % teacher["batch_size"] == 0,
+            f"does not divide the {rollout} steps of a rollout, teacher.environments times teacher.rollout",
+        )
+        require(
+            "teacher",
+            "steps",
+            teacher["steps"] >= teacher["evaluate_every"] + rollout,
+            "leaves no time for an evaluation after teacher.evaluate_every",
+        )

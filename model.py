@@ -6,12 +6,13 @@ saved as plain Keras models, which load where this project is not installed.
 """
 
 import itertools
+from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from configs import ConfigurationError
+from configs import ENVIRONMENTS, ConfigurationError
 
 # Up to this many weights a product is done as multiply and sum. The compiler fuses that with its neighbours, while a call
 # of the matrix product costs more than the arithmetic of so small a layer (`scripts/bench.py` shows the effect).
@@ -90,7 +91,8 @@ def check_shapes(network, path, settings):
     wanted = (None, *settings["observation_shape"]), (None, settings["actions"])
     if shapes != wanted:
         raise ConfigurationError(
-            f"{path}: takes {shapes[0]} and gives {shapes[1]}; this environment needs {wanted[0]} and {wanted[1]}"
+            f"{path} ({network.name}): takes {shapes[0]} and gives {shapes[1]}; "
+            f"this environment needs {wanted[0]} and {wanted[1]}"
         )
 
 
@@ -106,6 +108,7 @@ class DQNAgent:
     """
 
     environment = None  # the environment's key in configs.ENVIRONMENTS
+    role = "teacher"  # the network's name is environment_role
 
     def __init__(self, settings, widths=None):
         self.settings = settings
@@ -117,7 +120,7 @@ class DQNAgent:
         raise NotImplementedError
 
     def build(self):
-        return self.plain_network("teacher")
+        return self.plain_network(self.role)
 
     def plain_network(self, role):
         """A new network of plain Keras layers, named after the environment and its role."""
@@ -169,6 +172,13 @@ class DQNAgent:
             ConfigurationError: the file is not readable, or its network not one of this agent's kind.
         """
         network = read_network(path)
+        environment, _, role = network.name.partition("_")
+        if environment in ENVIRONMENTS and role == "critic":
+            raise ConfigurationError(
+                f"{path}: is a critic, {network.name}, which chooses no actions; give the actor's file"
+            )
+        if environment in ENVIRONMENTS and environment != cls.environment:
+            raise ConfigurationError(f"{path}: is a policy for {environment}, {network.name}, not for {cls.environment}")
         check_shapes(network, path, settings)
         layers = [layer for layer in network.layers if not isinstance(layer, keras.layers.InputLayer)]
         activations = [getattr(getattr(layer, "activation", None), "__name__", "") for layer in layers]
@@ -188,14 +198,54 @@ class DQNAgent:
         return agent
 
 
-class CartPoleDQN(DQNAgent):
-    """CartPole's teacher: an MLP, 4-256-256-128-2 in the paper. Outputs Q-values."""
-
-    environment = "cartpole"
+class DenseAgent(DQNAgent):
+    """An MLP with ReLU between its layers."""
 
     def layers(self, dense):
         hidden = [dense(width, activation="relu") for width in self.widths]
         return [*hidden, dense(self.settings["actions"], activation=self.settings["output_activation"])]
+
+
+class CartPoleDQN(DenseAgent):
+    """CartPole's teacher: an MLP, 4-256-256-128-2 in the paper. Outputs Q-values."""
+
+    environment = "cartpole"
+
+
+class ActorLunarLander(DenseAgent):
+    """LunarLander's teacher: an MLP, 8-64-64-64-4 in the paper. Outputs action preferences, before softmax."""
+
+    environment = "lunarlander"
+
+    def loss(self, outputs, actions, advantages, before, clip, entropy):
+        """Clipped policy gradient (Schulman et al., 2017, equation 7) with an entropy bonus; the mean over the batch.
+
+        Args:
+            outputs: action preferences, float32 [batch, actions].
+            actions: the actions taken, int32 [batch].
+            advantages: by how much each was better than the state's value, float32 [batch].
+            before: logarithms of the probabilities with which they were taken, float32 [batch].
+            clip: how far the ratio of probabilities may move from 1.
+            entropy: weight of the entropy.
+        """
+        logs = tf.nn.log_softmax(outputs)
+        ratio = tf.exp(tf.gather(logs, actions, batch_dims=1) - before)
+        gain = tf.minimum(ratio * advantages, tf.clip_by_value(ratio, 1 - clip, 1 + clip) * advantages)
+        return -tf.reduce_mean(gain - entropy * tf.reduce_sum(tf.exp(logs) * logs, axis=-1))
+
+
+class CriticLunarLander(DenseAgent):
+    """LunarLander's critic, of the actor's widths. Outputs a state's value."""
+
+    environment = "lunarlander"
+    role = "critic"
+
+    def layers(self, dense):
+        return [*super().layers(dense)[:-1], dense(1)]
+
+    def loss(self, outputs, returns):
+        """Mean squared error of the values, float32 [batch, 1], against the returns, float32 [batch]."""
+        return tf.reduce_mean((outputs[:, 0] - returns) ** 2)
 
 
 class Student:
@@ -261,4 +311,19 @@ class StudentCartPole(Student, CartPoleDQN):
     """CartPole's student."""
 
 
-AGENTS = {"cartpole": (CartPoleDQN, StudentCartPole)}
+class StudentActorLunarLander(Student, ActorLunarLander):
+    """LunarLander's student."""
+
+
+class Agents(NamedTuple):
+    """The classes of an environment's networks."""
+
+    teacher: type
+    student: type
+    critic: type | None = None
+
+
+AGENTS = {
+    "cartpole": Agents(CartPoleDQN, StudentCartPole),
+    "lunarlander": Agents(ActorLunarLander, StudentActorLunarLander, CriticLunarLander),
+}

@@ -13,10 +13,12 @@ from train import (
     Task,
     check_loss,
     evaluate_network,
+    evaluate_student,
     fill_replay,
     fit_supervised,
     initial_state,
     lower_confidence,
+    matches,
     new_replay,
     student_player,
     train_student,
@@ -203,8 +205,7 @@ def iterative_pruning_policy_distillation(student, state, task, step):
                 student, state, replay, settings, generator, settings["evaluate_every"], rate, schedule, recovery.speed
             )
             check_loss(loss, "prune", step, state)
-            seed = task.seeds.environment("select", "prune", step, iteration, number)
-            rewards = player.evaluate(seed, state.weights, state.masks)[0]
+            rewards = evaluate_student(player, state, task, replay, "prune", step, iteration, number)[0]
             nonzero = sum(int(tf.math.count_nonzero(mask)) for mask in state.masks)
             task.record(
                 phase="prune",
@@ -361,33 +362,23 @@ def pops(teacher, config, seeds, run):
     Raises:
         RunFailed: the teacher does not meet the objective, or a loss is no longer a number.
     """
-    student_class = AGENTS[teacher.environment][1]
+    student_class = AGENTS[teacher.environment].student
     original_sizes = teacher.layer_sizes()
-    task = Task(config, seeds, teacher.network, sum(original_sizes), None, run.metrics)
+    teacher_rewards = choosing_rewards(teacher.network, config, seeds, "teacher")
+    task = Task(config, seeds, teacher.network, teacher_rewards, sum(original_sizes), None, run.metrics)
     if not config["replay"]["refill"]:
         task = task._replace(replay=new_replay(config))
         fill_replay(task, task.replay)
 
-    def report(network, *purpose):
-        weights, nonzero = count_weights(network)
-        episodes = config["evaluation"]["report_episodes"]
-        rewards = evaluate_network(network, config, seeds, episodes, "report", *purpose)
-        return {
-            "weights": weights,
-            "nonzero": nonzero,
-            "percent": 100 * weights / task.original_weights,
-            **reward_statistics(rewards),
-        }
-
     log(f"PoPS: a teacher of {task.original_weights:,} weights")
-    summary = {"teacher": {"widths": teacher.widths, **report(teacher.network, "teacher")}, "steps": []}
+    summary = {"teacher": {"widths": teacher.widths, **report(teacher.network, task, "teacher")}, "steps": []}
     if summary["teacher"]["reward_mean"] <= config["evaluation"]["objective"]:
         raise RunFailed(
             f"the teacher's reward, {rewards_text(summary['teacher'])}, is not above the objective, "
             f"{config['evaluation']['objective']}; train it further or lower evaluation.objective"
         )
     network, widths, settings = teacher.network, teacher.widths, teacher.settings
-    final = {"file": "student.keras", "step": 0, **summary["teacher"]}
+    networks = {0: network}
     ended = f"{config['pops']['steps']} steps done"
     for step in range(1, config["pops"]["steps"] + 1):
         started = run.seconds()
@@ -407,7 +398,7 @@ def pops(teacher, config, seeds, run):
         entry = {
             "step": step,
             "from_widths": widths,
-            "pruned": report(pruned_network, "pruned", step),
+            "pruned": report(pruned_network, task, "pruned", step),
             "redundancy": [round(float(r), 6) for r in redundancy],
             "live_units": live_units,
         }
@@ -424,15 +415,17 @@ def pops(teacher, config, seeds, run):
         summary["steps"].append(entry)
         if not distilled.met:
             entry["seconds"] = round(run.seconds() - started, 1)
-            sizes = " and ".join(str(attempt["weights"]) for attempt in entry["attempts"])
-            ended = f"step {step}: no student of {sizes} weights met the objective"
+            sizes = ", ".join(str(attempt["weights"]) for attempt in entry["attempts"])
+            ended = f"step {step}: students of fewer weights, {sizes}, did not meet the objective"
             break
 
         previous, network, widths = sum(student.layer_sizes()), distilled.network, entry["attempts"][-1]["widths"]
+        networks[step] = network
         run.save_model(f"student_step_{step}.keras", network)
-        entry["shrunk"] = {"widths": widths, **report(network, "shrunk", step)}
+        rewards = choosing_rewards(network, config, seeds, "shrunk", step)
+        entry["matches_teacher"] = matches(rewards, teacher_rewards)
+        entry["shrunk"] = {"widths": widths, **report(network, task, "shrunk", step)}
         entry["seconds"] = round(run.seconds() - started, 1)
-        final = {"file": "student.keras", "step": step, **entry["shrunk"]}
         shape = "-".join(map(str, widths))
         log(f"step {step}: shrunk to {shape}, {reward_line(entry['shrunk'])}, {entry['seconds']} s")
         run.save_summary(summary)
@@ -440,25 +433,70 @@ def pops(teacher, config, seeds, run):
         if change < config["pops"]["min_change"]:
             ended = f"step {step}: the size changed by {change:.3g} points only"
             break
-    run.save_model("student.keras", network)
-    summary |= {"ended": ended, "seconds": run.seconds(), "final": final}
+    summary |= choices(summary) | {"ended": ended, "seconds": run.seconds()}
+    run.save_model("student.keras", networks[summary["final"]["step"]])
     run.save_summary(summary)
     return summary
 
 
-def shrink(student_class, settings, smaller, larger, count, task, step):
-    """Distils the teacher into a fresh dense student; if that fails and the settings say so, into one size in between.
+def choosing_rewards(network, config, seeds, *purpose):
+    """Rewards that tell whether a student matches the teacher. Not those that are reported, which choose nothing."""
+    return evaluate_network(network, config, seeds, config["evaluation"]["choose_episodes"], "confirm", "choose", *purpose)
+
+
+def report(network, task, *purpose):
+    """Size and rewards of a plain network, for the summary: those of greedy actions too where actions are sampled."""
+    weights, nonzero = count_weights(network)
+    evaluation = task.config["evaluation"]
+
+    def rewards(acting):
+        episodes = evaluation["report_episodes"]
+        return reward_statistics(
+            evaluate_network(network, task.config, task.seeds, episodes, "report", *purpose, acting=acting)
+        )
+
+    result = {"weights": weights, "nonzero": nonzero, "percent": 100 * weights / task.original_weights}
+    result |= rewards(evaluation["acting"])
+    return result | ({"greedy": rewards("greedy")} if evaluation["acting"] == "sample" else {})
+
+
+def choices(summary):
+    """The smallest student above the objective; the smallest one that matches the teacher; and of these the final one.
+
+    That is the one that matches the teacher, where there is one.
+    """
+    shrunk = [entry for entry in summary["steps"] if "shrunk" in entry]
+    matching = [entry for entry in shrunk if entry["matches_teacher"]]
+
+    def last(entries):
+        if entries:
+            return {
+                "file": f"student_step_{entries[-1]['step']}.keras",
+                "step": entries[-1]["step"],
+                **entries[-1]["shrunk"],
+            }
+        return None
+
+    above, matching = last(shrunk), last(matching)
+    final = matching or above or {"step": 0, **summary["teacher"]}
+    return {
+        "smallest_above_objective": above,
+        "smallest_matching_teacher": matching,
+        "final": final | {"file": "student.keras"},
+    }
+
+
+def shrink(student_class, settings, widths, larger, count, task, step):
+    """Distils the teacher into a fresh dense student; while that fails, into one of a size in between, as often as set.
 
     Args:
-        smaller, larger: widths of the student to try, and of the last one that worked.
+        widths, larger: of the student to try first, and of the last one that worked.
 
     Returns:
         The last Distilled, the only one that can have met the objective, and what was tried, in order, for the summary.
     """
-    sizes, attempts = [smaller], []
-    if task.config["pops"]["retry_between"]:
-        sizes += [widths for widths in [widths_between(smaller, larger, count)] if widths]
-    for widths in sizes:
+    attempts = []
+    while widths and len(attempts) <= task.config["pops"]["retries"]:
         student = student_class(settings, widths, members=task.config["distill"]["members"])
         distilled = fit_supervised(student, task, step, attempt=len(attempts) + 1)
         weights = sum(count(widths))
@@ -474,4 +512,5 @@ def shrink(student_class, settings, smaller, larger, count, task, step):
         if distilled.met:
             break
         log(f"step {step}: {weights} weights did not meet the objective in {distilled.epochs} epochs")
+        widths = widths_between(widths, larger, count)
     return distilled, attempts

@@ -1,4 +1,4 @@
-"""Training: the teacher (DQN), the replay that it fills, and the student (distillation, with or without pruning).
+"""Training: the teacher (deep Q-learning or actor-critic), the replay that it fills, and the student (distillation).
 
 Blocks of updates run inside one compiled function. Weights, masks and optimiser slots are tensors that its loop carries,
 not variables: that is faster, and going back to an earlier state is keeping its tensors. Keras's optimisers need
@@ -14,10 +14,13 @@ import numpy as np
 import tensorflow as tf
 
 from configs import RunFailed, learning_rate
-from utils import Player, ReplayMemory, Seeds, make_environments, select_actions, single, standard_error
+from environments import make_environments
+from utils import Player, ReplayMemory, Seeds, select_actions, single, standard_error
 
 # Minibatches drawn for one compiled block of updates take at most this much memory.
 BLOCK_BYTES = 2**28
+# At most this many episodes of a network are played side by side; a copy of an environment can take 100 KiB.
+EVALUATION_COPIES = 1000
 
 
 class Task(NamedTuple):
@@ -27,15 +30,17 @@ class Task(NamedTuple):
         config: the configuration.
         seeds: Seeds of the run.
         teacher: plain Keras network.
+        teacher_rewards: what a student has to match, float64 [episodes].
         original_weights: number of weights of the original student.
-        replay: ReplayMemory that the teacher filled once, or None to start one for each IPP and each distillation and to
-            add to it before every iteration and epoch.
+        replay: ReplayMemory that the teacher filled once, which the states that students visit may join, or None to start
+            one for each IPP and each distillation and to add to it before every iteration and epoch.
         record: called with the values of each evaluation.
     """
 
     config: dict
     seeds: Seeds
     teacher: keras.Model
+    teacher_rewards: np.ndarray
     original_weights: int
     replay: ReplayMemory
     record: Callable
@@ -175,9 +180,10 @@ class Distilled(NamedTuple):
 def fit_supervised(student, task, step, attempt=1):
     """Policy distillation (paper, section III): trains a fresh student to act like the teacher.
 
-    All members are trained on the same minibatches, and the network with the best score so far is kept. Distillation ends
-    when a member's score was above the objective `patience` times in a row and, if the settings ask for it, the kept
-    network's score is above it on further episodes too.
+    All members are trained on the same minibatches, and the network with the best score is kept. The objective is met
+    when a member's score was above it `patience` times in a row; if the settings ask for it, the epoch's best network
+    must then be above it on further episodes too, and networks that are come before all others. That ends distillation,
+    or, if the settings say so, a network that matches the teacher as well.
 
     Args:
         student: a student of model.py.
@@ -196,7 +202,7 @@ def fit_supervised(student, task, step, attempt=1):
     percent = task.percent(student)
     player = student_player(student, task, settings["episodes"])
     replay = task.replay or new_replay(task.config)
-    best, best_score, in_a_row = None, -np.inf, np.zeros(student.members, int)
+    best, best_score, in_a_row = None, (False, False, -np.inf), np.zeros(student.members, int)
     for epoch in range(1, settings["epochs"] + 1):
         purpose = ("distill", step, attempt, epoch)
         rate = learning_rate(settings["learning_rate"], percent, epoch)
@@ -205,7 +211,7 @@ def fit_supervised(student, task, step, attempt=1):
         generator = task.seeds.generator("minibatches", *purpose)
         state, losses = train_student(student, state, replay, settings, generator, settings["updates"], rate)
         check_loss(losses, "distill", step, state)
-        rewards = player.evaluate(task.seeds.environment("select", *purpose), state.weights, state.masks)
+        rewards = evaluate_student(player, state, task, replay, *purpose)
         scores = lower_confidence(rewards, goal["confidence"])
         member = int(scores.argmax())
         task.record(
@@ -219,20 +225,21 @@ def fit_supervised(student, task, step, attempt=1):
             loss=float(losses[member]),
             rewards=rewards[member],
         )
+        network, chosen_by = student.plain(state.weights, state.masks, member), rewards[member]
         in_a_row = np.where(scores > goal["objective"], in_a_row + 1, 0)
-        if scores[member] > best_score:
-            network = student.plain(state.weights, state.masks, member)
-            best, best_score = Distilled(network, False, epoch, rewards[member]), scores[member]
-        if in_a_row.max() >= settings["patience"]:
-            if settings["confirm_episodes"] == 0:
-                return best._replace(met=True, epochs=epoch)
+        met, confirmed = bool(in_a_row.max() >= settings["patience"]), False
+        if met and settings["confirm_episodes"]:
             episodes = settings["confirm_episodes"]
-            further = evaluate_network(best.network, task.config, task.seeds, episodes, "confirm", *purpose)
-            best_score = lower_confidence(further, goal["confidence"])
-            if best_score > goal["objective"]:
-                return best._replace(met=True, epochs=epoch, rewards=further)
-            in_a_row[:] = 0
-    return best._replace(epochs=settings["epochs"])
+            chosen_by = evaluate_network(network, task.config, task.seeds, episodes, "confirm", *purpose)
+            met = confirmed = bool(lower_confidence(chosen_by, goal["confidence"]) > goal["objective"])
+        matched = met and settings["until"] == "teacher" and matches(chosen_by, task.teacher_rewards)
+        score = matched, confirmed, lower_confidence(chosen_by, goal["confidence"])
+        if score > best_score:
+            best, best_score = Distilled(network, met, epoch, chosen_by), score
+        best = best._replace(met=best.met or met)
+        if matched or (met and settings["until"] == "objective"):
+            break
+    return best._replace(epochs=epoch)
 
 
 def check_loss(loss, phase, step, state):
@@ -248,16 +255,47 @@ def lower_confidence(rewards, confidence):
     return rewards.mean(axis=-1) - confidence * standard_error(rewards)
 
 
+def matches(rewards, others):
+    """Whether rewards are as good as others: their mean at most one standard error (of the difference) below."""
+    error = np.hypot(standard_error(rewards), standard_error(others))
+    return bool(rewards.mean() >= others.mean() - error)
+
+
 def student_player(student, task, episodes):
     """A Player for all members of a student; its `evaluate` takes the seed, the weights and the masks."""
     acting = task.config["evaluation"]["acting"]
     return Player(student, task.config["environment"], episodes, acting, members=student.members)
 
 
-def evaluate_network(network, config, seeds, episodes, use, *purpose):
-    """Rewards of a plain network, float64 [episodes], on episodes of one of the `Seeds.USES`."""
-    player = Player(single(network), config["environment"], episodes, config["evaluation"]["acting"])
-    return player.evaluate(seeds.environment(use, *purpose))[0]
+def evaluate_student(player, state, task, replay, *purpose):
+    """Rewards of all members of a student, float64 [members, episodes], on episodes to select by.
+
+    The settings may ask that states visited on the way join the replay, with the teacher's outputs (DAgger, Ross et al.,
+    2011): a small student gets into states that the teacher never sees, and has to learn the way back from there.
+    """
+    wanted, visited = task.config["replay"]["student_states"], []
+    seed = task.seeds.environment("select", *purpose)
+    rewards = player.evaluate(seed, state.weights, state.masks, visited=visited.append if wanted else None)
+    if wanted:
+        states = np.concatenate(visited)
+        count = min(len(states), wanted)
+        drawn = task.seeds.generator("student_states", *purpose).choice(len(states), count, replace=False)
+        replay.add(observations=states[drawn], teacher_outputs=task.teacher(states[drawn]))
+    return rewards
+
+
+def evaluate_network(network, config, seeds, episodes, use, *purpose, acting=None):
+    """Rewards of a plain network, float64 [episodes], on episodes of one of the `Seeds.USES`.
+
+    Args:
+        acting: "greedy" or "sample"; the configuration's if left out.
+    """
+    copies = min(episodes, EVALUATION_COPIES)
+    player = Player(single(network), config["environment"], copies, acting or config["evaluation"]["acting"])
+    seed = seeds.environment(use, *purpose)
+    rewards = [player.evaluate(seed + first)[0] for first in range(0, episodes, copies)]
+    player.close()
+    return np.concatenate(rewards)[:episodes]
 
 
 def new_replay(config):
@@ -284,12 +322,12 @@ def fill_replay(task, replay, *purpose):
     ended_before = np.zeros(settings["environments"], bool)
     seen = 0
 
-    def on_step(observations, outputs, rewards, ended):
+    def on_step(step):
         nonlocal ended_before, seen
         # No action is taken in the last state of an episode: the environment only starts over.
-        replay.add(observations=observations[~ended_before], teacher_outputs=outputs[~ended_before])
+        replay.add(observations=step.observations[~ended_before], teacher_outputs=step.outputs[~ended_before])
         seen += np.count_nonzero(~ended_before)
-        ended_before = ended
+        ended_before = step.ended
         return seen < settings["observe"]
 
     player = Player(
@@ -298,8 +336,10 @@ def fill_replay(task, replay, *purpose):
         settings["environments"],
         config["evaluation"]["acting"],
         epsilon=settings["epsilon"],
+        autoreset=True,
     )
     player.play(task.seeds.environment("train", "fill_replay", *purpose), on_step)
+    player.close()
 
 
 # The teacher
@@ -410,3 +450,156 @@ def train_dqn(agent, config, seeds, on_evaluation):
             if rewards.mean() > settings["stop_above"]:
                 break
     environments.close()
+
+
+def generalised_advantages(values, rewards, terminated, ended, discount, decay):
+    """Generalised advantage estimation (Schulman et al., 2016) over a rollout.
+
+    Args:
+        values: of the states, float32 [steps + 1, copies].
+        rewards, terminated, ended: of the steps, float32 [steps, copies]; zeros and ones where true or false.
+        discount: γ.
+        decay: λ.
+
+    Returns:
+        float32 [steps, copies].
+    """
+    surprises = rewards + discount * (1 - terminated) * values[1:] - values[:-1]
+    carried = discount * decay * (1 - ended)
+    inputs = surprises, carried
+    return tf.scan(lambda later, now: now[0] + now[1] * later, inputs, tf.zeros_like(rewards[0]), reverse=True)
+
+
+def _actor_critic_block(actor, critic, settings):
+    """Compiles the updates that follow a rollout."""
+
+    @tf.function(jit_compile=True, autograph=False)
+    def block(states, observations, actions, rewards, terminated, ended, rows, rates, entropy):
+        flat = tf.reshape(observations, [-1, *observations.shape[2:]])
+        values = tf.reshape(critic(states[1].weights, flat), observations.shape[:2])
+        advantages = generalised_advantages(
+            values, rewards, terminated, ended, settings["discount"], settings["advantage_decay"]
+        )
+        returns = tf.reshape(advantages + values[:-1], [-1])
+        advantages, actions = tf.reshape(advantages, [-1]), tf.reshape(actions, [-1])
+        logs = tf.nn.log_softmax(actor(states[0].weights, flat[: tf.size(actions)]))
+        before = tf.gather(logs, actions, batch_dims=1)
+
+        def step(index, states, total):
+            batch = rows[index]
+            seen, gains = tf.gather(flat, batch), tf.gather(advantages, batch)
+            gains = (gains - tf.reduce_mean(gains)) / (tf.math.reduce_std(gains) + 1e-8)
+            with tf.GradientTape(persistent=True) as tape:
+                tape.watch([state.weights for state in states])
+                losses = (
+                    actor.loss(
+                        actor(states[0].weights, seen),
+                        tf.gather(actions, batch),
+                        gains,
+                        tf.gather(before, batch),
+                        settings["clip"],
+                        entropy,
+                    ),
+                    critic.loss(critic(states[1].weights, seen), tf.gather(returns, batch)),
+                )
+            states = tuple(
+                apply_gradients(adam, state, tape.gradient(loss, state.weights), rates[part])
+                for part, (state, loss) in enumerate(zip(states, losses, strict=True))
+            )
+            return index + 1, states, total + losses[1]
+
+        updates = rows.shape[0]
+        _, states, total = tf.while_loop(lambda index, *_: index < updates, step, (0, states, tf.constant(0.0)))
+        return states, total / updates
+
+    return block
+
+
+def train_actor_critic(actor, critic, config, seeds, on_evaluation):
+    """Trains a teacher by advantage actor-critic until it scores above `stop_above` or its steps are used up.
+
+    Rollouts of many copies, generalised advantages, and several passes over each rollout with a clipped policy gradient
+    (PPO, Schulman et al., 2017). Learning rates and the entropy bonus fall in a straight line. After each evaluation both
+    agents have the weights that scored best so far.
+
+    Args:
+        actor, critic: DQNAgents.
+        config: the configuration.
+        seeds: Seeds.
+        on_evaluation: called with step, update, learning_rate, loss (the critic's) and rewards [episodes] of every
+            evaluation.
+
+    Raises:
+        RunFailed: the loss is no longer a number.
+    """
+    settings, shape = config["teacher"], config["model"]["observation_shape"]
+    copies, length = settings["environments"], settings["rollout"]
+    generator = seeds.generator("train_actor_critic")
+    weights = actor.initial_weights(seeds.generator("initial_weights", "teacher"))
+    weights[-2] *= 0.01  # so that all actions are about as likely at first
+    states = (
+        initial_state(weights),
+        initial_state(critic.initial_weights(seeds.generator("initial_weights", "critic"))),
+    )
+    block = _actor_critic_block(actor, critic, settings)
+    observations = np.zeros([length + 1, copies, *shape], np.float32)
+    actions = np.zeros([length, copies], np.int32)
+    rewards, terminated, ended = (np.zeros([length, copies], np.float32) for _ in range(3))
+    taken = np.zeros([length, copies], bool)
+    over = np.zeros(copies, bool)  # the step after an episode's end only starts the next one
+    index = 0
+
+    def on_step(step):
+        nonlocal index, over
+        observations[index], actions[index], rewards[index] = step.observations, step.actions, step.rewards
+        terminated[index], ended[index], taken[index] = step.terminated, step.ended, ~over
+        over, index = step.ended, index + 1
+        return index < length
+
+    def policy(weights, observations):
+        return actor(weights, observations[0])[None]
+
+    acting = config["evaluation"]["acting"]
+    player = Player(policy, config["environment"], copies, "sample", autoreset=True)
+    evaluator = Player(policy, config["environment"], settings["episodes"], acting)
+    best_score = -np.inf
+    for rollout in range(settings["steps"] // taken.size):
+        index, steps = 0, (rollout + 1) * taken.size
+        left = 1 - rollout * taken.size / settings["steps"]
+        seed = seeds.environment("train", "train_actor_critic", rollout)
+        player.play(seed, on_step, states[0].weights, go_on=rollout > 0)
+        observations[-1] = player.observations
+        candidates = np.flatnonzero(taken)
+        passes = [np.resize(generator.permutation(candidates), taken.size) for _ in range(settings["passes"])]
+        rates = [left * settings[f"{part}_learning_rate"] for part in ("actor", "critic")]
+        states, loss = block(
+            states,
+            observations,
+            actions,
+            rewards * settings["reward_scale"],
+            terminated,
+            ended,
+            np.concatenate(passes).astype(np.int32).reshape(-1, settings["batch_size"]),
+            tf.constant(rates),
+            tf.constant(left * settings["entropy"]),
+        )
+        if steps // settings["evaluate_every"] > (steps - taken.size) // settings["evaluate_every"]:
+            for part, state in zip(("actor", "critic"), states, strict=True):
+                if not all(np.isfinite(w).all() for w in state.weights):
+                    raise RunFailed(
+                        f"teacher, step {steps}: the {part}'s weights are no numbers any more; "
+                        f"try a lower teacher.{part}_learning_rate"
+                    )
+            scores = evaluator.evaluate(seeds.environment("select", "train_actor_critic", steps), states[0].weights)[0]
+            if scores.mean() > best_score:
+                best_score = scores.mean()
+                for agent, state in zip((actor, critic), states, strict=True):
+                    agent.network.set_weights([w.numpy() for w in state.weights])
+            on_evaluation(
+                step=steps, update=int(states[0].update), learning_rate=rates[0], loss=float(loss), rewards=scores
+            )
+            if scores.mean() > settings["stop_above"]:
+                break
+
+
+TRAINERS = {"dqn": train_dqn, "actor_critic": train_actor_critic}

@@ -1,4 +1,4 @@
-"""What the algorithm stands on: seeds, environments and evaluation, replay memory, run folder, logging and plots."""
+"""What the algorithm stands on: seeds, playing and evaluation, replay memory, run folder, logging and plots."""
 
 import contextlib
 import csv
@@ -10,6 +10,7 @@ import platform
 import time
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 import gymnasium
 import numpy as np
@@ -21,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from configs import ConfigurationError
+from environments import make_environments, spaces
 from model import kernels, read_network
 
 ROOT = Path(__file__).resolve().parent
@@ -32,10 +34,11 @@ ROOT = Path(__file__).resolve().parent
 class Seeds:
     """Every random number of a run, derived from its one seed and from what the number is for."""
 
-    # Environments of different uses get seeds from ranges that do not meet: no episode is trained on, chosen by and
-    # reported from.
+    # Environments of different uses get seeds from ranges that do not meet: what training or the choice within an epoch has
+    # seen does not confirm that choice, and what any choice has seen is not reported.
     USES = ("train", "select", "confirm", "report")
     RANGE = 2**29
+    COPIES = 10_000  # the seeds of an environment's copies follow on one another
 
     def __init__(self, seed):
         self.seed = seed
@@ -47,28 +50,25 @@ class Seeds:
 
     def environment(self, use, *purpose):
         """An environment seed for one of the `USES`."""
-        return self.USES.index(use) * self.RANGE + int(self.generator(use, *purpose).integers(self.RANGE))
+        number = int(self.generator(use, *purpose).integers(self.RANGE))
+        return self.USES.index(use) * self.RANGE + min(number, self.RANGE - self.COPIES)
 
 
-# Environments and evaluation
-
-
-def make_environments(settings, count):
-    """`count` copies of an environment, stepped together, that start over by themselves one step after their end."""
-    return gymnasium.make_vec(
-        settings["id"], count, vectorization_mode="vector_entry_point", max_episode_steps=settings["max_episode_steps"]
-    )
+# Playing and evaluation
 
 
 def check_spaces(config):
     """Raises ConfigurationError unless the environment exists and has the shapes that the group `model` says."""
     name, model = config["environment"]["id"], config["model"]
     try:
-        environments = make_environments(config["environment"], 1)
+        observations, actions = spaces(config["environment"])
     except (gymnasium.error.Error, ImportError) as error:
-        raise ConfigurationError(f"environment.id: {name} is not a vectorised Gymnasium environment ({error})") from None
-    observations, actions = environments.single_observation_space, environments.single_action_space
-    for key, value in (("observation_shape", list(observations.shape)), ("actions", int(getattr(actions, "n", 0)))):
+        raise ConfigurationError(f"environment.id: {name} is not an environment that Gymnasium has ({error})") from None
+    if not isinstance(observations, gymnasium.spaces.Box) or not isinstance(actions, gymnasium.spaces.Discrete):
+        raise ConfigurationError(
+            f"environment.id: {name} has observations {observations} and actions {actions}; they must be Box and Discrete"
+        )
+    for key, value in (("observation_shape", list(observations.shape)), ("actions", int(actions.n))):
         if model[key] != value:
             raise ConfigurationError(f"model.{key}: {model[key]} does not fit {name}, which has {value}")
 
@@ -92,6 +92,28 @@ def select_actions(outputs, acting, seed, epsilon=None):
     return actions
 
 
+class Step(NamedTuple):
+    """One step of all copies that a Player plays, as NumPy arrays over [members * copies].
+
+    Attributes:
+        observations: what the policy saw, [..., *observation_shape].
+        outputs: what it gave, float32 [..., actions].
+        actions, rewards, terminated, truncated: what followed.
+        ended: terminated or truncated.
+    """
+
+    observations: np.ndarray
+    outputs: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+
+    @property
+    def ended(self):
+        return self.terminated | self.truncated
+
+
 class Player:
     """Lets a policy play copies of an environment side by side, in one compiled loop.
 
@@ -101,11 +123,15 @@ class Player:
         copies: copies of the environment for each member.
         acting, epsilon: see `select_actions`.
         members: policies that play side by side.
+        autoreset: whether the copies start over after their end; see `make_environments`.
+
+    Attributes:
+        observations: the present ones, [members * copies, *observation_shape].
     """
 
-    def __init__(self, policy, settings, copies, acting, epsilon=None, members=1):
+    def __init__(self, policy, settings, copies, acting, epsilon=None, members=1, autoreset=False):
         self.shape = (members, copies)
-        self.environments = make_environments(settings, members * copies)
+        self.environments = make_environments(settings, members * copies, autoreset)
         space = self.environments.single_observation_space
 
         def loop(observations, seed, *arguments):
@@ -123,25 +149,39 @@ class Player:
         self._loop = tf.function(loop, autograph=False)
 
     def _step(self, outputs, actions):
-        before = self.observations
-        self.observations, rewards, terminated, truncated, _ = self.environments.step(actions.reshape(-1))
-        going = self._on_step(before, outputs.reshape(len(before), -1), rewards, terminated | truncated)
+        before, actions = self.observations, actions.reshape(-1)
+        try:
+            self.observations, *results, _ = self.environments.step(actions)
+            going = self._on_step(Step(before, outputs.reshape(len(before), -1), actions, *results))
+        except BaseException as error:  # TensorFlow would make another one of it
+            self._error, going = error, False
         return self.observations, np.bool_(going)
 
-    def play(self, seed, on_step, *arguments):
-        """Plays from freshly seeded environments until `on_step` says no.
+    def play(self, seed, on_step, *arguments, go_on=False):
+        """Plays until `on_step` says no.
 
         Args:
-            seed: environment seed; it also seeds random actions.
-            on_step: (observations, outputs, rewards, ended), arrays over all copies -> whether to go on.
+            seed: seed of the environments and of random actions.
+            on_step: Step -> whether to play another one.
             arguments: tensors for the policy.
+            go_on: from where the last play ended; otherwise from environments freshly seeded.
         """
-        self._on_step = on_step
-        self.observations, _ = self.environments.reset(seed=seed)
+        self._on_step, self._error = on_step, None
+        if not go_on:
+            self.observations, _ = self.environments.reset(seed=seed)
         self._loop(tf.constant(self.observations), tf.constant(seed), *arguments)
+        if self._error is not None:
+            raise self._error
 
-    def evaluate(self, seed, *arguments):
+    def close(self):
+        """Frees the environments."""
+        self.environments.close()
+
+    def evaluate(self, seed, *arguments, visited=None):
         """Plays one whole episode in every copy.
+
+        Args:
+            visited: called with the observations [n, *observation_shape] that the policy acts on, in every step.
 
         Returns:
             Sums of raw rewards, float64 [members, copies].
@@ -149,9 +189,11 @@ class Player:
         sums = np.zeros(math.prod(self.shape))
         playing = np.ones(sums.shape, bool)
 
-        def on_step(observations, outputs, rewards, ended):
-            np.add(sums, rewards, out=sums, where=playing)
-            np.logical_and(playing, ~ended, out=playing)
+        def on_step(step):
+            if visited:
+                visited(step.observations[playing])
+            np.add(sums, step.rewards, out=sums, where=playing)
+            np.logical_and(playing, ~step.ended, out=playing)
             return playing.any()
 
         self.play(seed, on_step, *arguments)
@@ -357,13 +399,17 @@ def rewards_text(report):
 
 def results_table(summary):
     """The summary as a table for the terminal: teacher, then what each PoPS step pruned and shrunk."""
+    sampled = "greedy" in summary["teacher"]
     table = Table("policy", "hidden units", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("weights", "percent", "reward ± s.e.", "lowest", "seconds"):
+    headings = ["weights", "percent", "reward ± s.e.", "lowest", *["greedy ± s.e."] * sampled, "seconds"]
+    for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
 
     def add(name, report, widths, seconds=""):
         weights, shape = f"{report['nonzero']:,}", "-".join(map(str, widths))
-        table.add_row(name, shape, weights, shares(report), rewards_text(report), f"{report['reward_min']:g}", seconds)
+        greedy = [rewards_text(report["greedy"])] if sampled else []
+        reward = rewards_text(report), f"{report['reward_min']:.0f}"
+        table.add_row(name, shape, weights, shares(report), *reward, *greedy, seconds)
 
     add("teacher", summary["teacher"], summary["teacher"]["widths"])
     for entry in summary["steps"]:
@@ -371,6 +417,19 @@ def results_table(summary):
         if "shrunk" in entry:
             add(f"shrunk {entry['step']}", entry["shrunk"], entry["shrunk"]["widths"], f"{entry['seconds']:.0f}")
     return table
+
+
+def choice_lines(summary):
+    """In words, which student is the smallest above the objective and which the smallest that matches the teacher."""
+    for key, meaning in CHOICES.items():
+        choice = summary[key]
+        yield f"{meaning}: " + (f"{reward_line(choice)}, {choice['file']}" if choice else "none")
+
+
+CHOICES = {
+    "smallest_above_objective": "smallest above the objective",
+    "smallest_matching_teacher": "smallest that matches the teacher",
+}
 
 
 # Results of finished runs, and their graphs
@@ -385,9 +444,13 @@ def load_run(folder):
     folder = Path(folder)
     run = {"folder": folder}
     try:
-        for name, needed in (("config", "environment seed settings teacher"), ("summary", "teacher steps final seconds")):
+        needed = {
+            "config": "environment seed settings teacher".split(),
+            "summary": ["teacher", "steps", "seconds", *CHOICES],
+        }
+        for name, keys in needed.items():
             run[name] = json.loads((folder / f"{name}.json").read_text())
-            if missing := [key for key in needed.split() if key not in run[name]]:
+            if missing := [key for key in keys if key not in run[name]]:
                 raise ValueError(f"{name}.json has no {missing[0]}")
         with open(folder / "metrics.csv", newline="") as file:
             run["metrics"] = [
@@ -400,20 +463,29 @@ def load_run(folder):
 
 
 def markdown_table(runs):
-    """One row for each run: the teacher, and the student it ended with."""
-    lines = [
-        "| seed | teacher: weights, reward | student: hidden units | weights | percent | reward | lowest | minutes |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    """For each run a row for each of its `CHOICES`, or one row where both are the same student."""
+    sampled = any("greedy" in run["summary"]["teacher"] for run in runs)
+    headings = ["seed", "student", "hidden units", "weights", "percent", "reward", "lowest", "minutes"]
+    headings[6:6] = ["greedy"] * sampled
+    rows = [headings, ["---"] * len(headings)]
     for run in runs:
         summary = run["summary"]
-        teacher, final = summary["teacher"], summary["final"]
-        lines.append(
-            f"| {run['config']['seed']} | {teacher['weights']:,}, {rewards_text(teacher)} "
-            f"| {'-'.join(map(str, final['widths']))} | {final['weights']:,} | {shares(final)} | {rewards_text(final)} "
-            f"| {final['reward_min']:g} | {summary['seconds'] / 60:.1f} |"
-        )
-    return "\n".join(lines)
+        students = {}
+        for key, meaning in CHOICES.items():
+            if summary[key]:
+                students.setdefault(summary[key]["step"], []).append(meaning)
+        for entry in summary["steps"]:
+            if entry["step"] in students:
+                report, minutes = entry["shrunk"], f"{summary['seconds'] / 60:.1f}"
+                row = [
+                    str(run["config"]["seed"]),
+                    " and ".join(students[entry["step"]]),
+                    "-".join(map(str, report["widths"])),
+                ]
+                row += [f"{report['weights']:,}", shares(report), rewards_text(report)]
+                row += [rewards_text(report["greedy"])] if sampled else []
+                rows.append([*row, f"{report['reward_min']:.0f}", minutes])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def draw_run(folder, out=None):
@@ -488,6 +560,7 @@ def draw_sparsity(run, entry, path):
 def draw_sizes(runs, path):
     """Reward against size over the PoPS steps of one or several runs (the paper's figure)."""
     figure, axes = _figure()
+    matching = []
     for index, run in enumerate(runs):
         teacher = run["summary"]["teacher"]
         shrunk = [entry["shrunk"] for entry in run["summary"]["steps"] if "shrunk" in entry]
@@ -502,8 +575,13 @@ def draw_sizes(runs, path):
             markersize=5,
             capsize=3,
             linewidth=1,
-            label=f"seed {run['config']['seed']}: {reports[-1]['weights']:,} weights",
+            label=f"seed {run['config']['seed']}: down to {reports[-1]['weights']:,} weights",
         )
+        if chosen := run["summary"]["smallest_matching_teacher"]:
+            matching.append((chosen["weights"], chosen["reward_mean"]))
+    if matching:
+        label = CHOICES["smallest_matching_teacher"]
+        axes.plot(*zip(*matching, strict=True), "*", markersize=13, color="gold", mec="black", zorder=3, label=label)
     _reward_axis(axes, runs[0]["config"])
     _weights_axis(axes, "weights of the dense student (log scale)")
     low, high = axes.get_ylim()

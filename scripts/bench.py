@@ -20,9 +20,12 @@ def main():
             parser.error("--seconds: give a number above 0, up to 600")
         common.import_tensorflow()
         with common.quiet():
-            updates, evaluation = bench_updates(arguments.seconds), bench_evaluation(arguments.seconds)
+            updates = bench_updates(arguments.seconds)
+            cartpole = bench_evaluation("cartpole", 1000, vectorised_limit, cartpole_student(), arguments.seconds)
+            lunarlander = bench_evaluation("lunarlander", 300, processes_limit, lunarlander_student(), arguments.seconds)
         show("CartPole, distillation, batch 128: updates a second (limit: the matrix products alone)", updates)
-        show("CartPole, greedy evaluation: steps a second (limit: the environment with random actions)", evaluation)
+        show("CartPole, greedy evaluation: steps a second (limit: the environment with random actions)", cartpole)
+        show("LunarLander, sampled evaluation: steps a second (limit: the simulator alone, on all cores)", lunarlander)
 
     common.run_command(command)
 
@@ -141,36 +144,36 @@ def update_one_by_one(network, replay, tf):
     return work
 
 
-def bench_evaluation(seconds):
+def bench_evaluation(name, episodes, limit, student, seconds):
+    """Evaluation of an environment's shipped teacher and of a student, against a limit.
+
+    Args:
+        episodes: played side by side.
+        limit: (settings, episodes, seconds) -> steps a second that the environment allows.
+        student: (what to call it, plain network).
+    """
     import gymnasium
-    import numpy as np
     import tensorflow as tf
 
-    from model import AGENTS, StudentCartPole
-    from utils import Player, make_environments, single
+    from model import AGENTS
+    from utils import Player, single
 
-    config = configuration("cartpole")
-    episodes = 1000
-    environments = make_environments(config["environment"], episodes)
-    generator = np.random.default_rng(0)
-    actions = generator.integers(2, size=(200, episodes))
-
-    def play_randomly():
-        environments.reset(seed=0)
-        for step in actions:
-            environments.step(step)
-        return actions.size
-
-    limit = per_second(play_randomly, seconds)
+    config = configuration(name)
+    settings, acting = config["environment"], config["evaluation"]["acting"]
+    teacher = AGENTS[name].teacher.load(common.ROOT / "saved_models" / name / "teacher.keras", config["model"])
+    most = limit(settings, episodes, seconds)
     rows = [("policy", "limit", "ours", "share", "Python loop", "ratio")]
-    teacher = AGENTS["cartpole"][0].load(common.ROOT / "saved_models" / "cartpole" / "teacher.keras", config["model"])
-    small = StudentCartPole(config["model"], SIZES[-1]).plain_network("bench")
-    small.set_weights(balancing(small.get_weights()))
-    for name, network in (("teacher 256-256-128", teacher.network), ("student 8-8-4", small)):
-        player = Player(single(network), config["environment"], episodes, "greedy")
-        ours = per_second(lambda player=player: player.evaluate(0).sum(), seconds)
+    for title, network in (("teacher " + "-".join(map(str, teacher.widths)), teacher.network), student):
+        player = Player(single(network), settings, episodes, acting)
+
+        def play(player=player):
+            seen = []
+            player.evaluate(0, visited=lambda observations: seen.append(len(observations)))
+            return sum(seen)
+
+        ours = per_second(play, seconds)
         outputs = tf.function(network)
-        environment = gymnasium.make("CartPole-v1", max_episode_steps=200)
+        environment = gymnasium.make(settings["id"], max_episode_steps=settings["max_episode_steps"])
 
         def play_one(environment=environment, outputs=outputs):
             observation, _ = environment.reset(seed=0)
@@ -182,8 +185,68 @@ def bench_evaluation(seconds):
             return steps
 
         one_by_one = per_second(play_one, seconds)
-        rows.append((name, limit, ours, f"{100 * ours / limit:.0f} %", one_by_one, f"{ours / one_by_one:.0f}"))
+        rows.append((title, most, ours, f"{100 * ours / most:.0f} %", one_by_one, f"{ours / one_by_one:.0f}"))
     return rows
+
+
+def vectorised_limit(settings, episodes, seconds):
+    """Steps a second of the vectorised environment, with actions drawn beforehand."""
+    import numpy as np
+
+    from environments import make_environments
+
+    environments = make_environments(settings, episodes)
+    actions = np.random.default_rng(0).integers(environments.single_action_space.n, size=(200, episodes))
+
+    def play():
+        environments.reset(seed=0)
+        for step in actions:
+            environments.step(step)
+        return actions.size
+
+    return per_second(play, seconds)
+
+
+def processes_limit(settings, episodes, seconds):
+    """Steps a second of the shipped teacher's episodes, its actions known beforehand, in a plain loop; times the cores."""
+    import gymnasium
+
+    from environments import cores
+    from model import read_network
+    from utils import Player, single
+
+    network = read_network(common.ROOT / "saved_models" / "lunarlander" / "teacher.keras")
+    player, played = Player(single(network), settings, 50, "sample"), []
+    player.play(0, lambda step: played.append((step.actions, step.ended)) or not step.ended.all())
+    episodes = []
+    for copy in range(50):
+        length = next(index for index, (_, ended) in enumerate(played) if ended[copy]) + 1
+        episodes.append([int(actions[copy]) for actions, _ in played[:length]])
+    environment = gymnasium.make(settings["id"], max_episode_steps=settings["max_episode_steps"], disable_env_checker=True)
+
+    def play():
+        for copy, actions in enumerate(episodes):
+            environment.reset(seed=copy)
+            for action in actions:
+                environment.step(action)
+        return sum(len(actions) for actions in episodes)
+
+    return cores() * per_second(play, seconds)
+
+
+def cartpole_student():
+    from model import StudentCartPole
+
+    network = StudentCartPole(configuration("cartpole")["model"], SIZES[-1]).plain_network("bench")
+    network.set_weights(balancing(network.get_weights()))
+    return "student 8-8-4", network
+
+
+def lunarlander_student():
+    from model import read_network
+
+    network = read_network(common.ROOT / "results" / "lunarlander" / "seed0" / "student.keras")
+    return "student " + "-".join(str(layer.units) for layer in network.layers[:-1]), network
 
 
 def balancing(weights):

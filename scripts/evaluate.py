@@ -39,7 +39,7 @@ def main():
         if arguments.acting:
             config["evaluation"]["acting"] = arguments.acting
         check_shapes(network, arguments.model, config["model"])
-        original = AGENTS[environment][0](config["model"])
+        original = AGENTS[environment].teacher(config["model"])
         rewards = evaluate_network(network, config, Seeds(arguments.seed), arguments.episodes, "report", "evaluate")
         weights, nonzero = count_weights(network)
         result = {

@@ -23,6 +23,8 @@ def main():
         from utils import draw_run, draw_sizes, load_run, log, make_folder, markdown_table
 
         runs = [load_run(folder) for folder in folders]
+        if len(names := {run["config"]["environment"] for run in runs}) > 1:
+            raise ConfigurationError(f"runs of different environments, {' and '.join(sorted(names))}: plot them apart")
         if out is not None:
             make_folder(out)
         paths = draw_run(folders[0], out) if len(runs) == 1 else [draw_sizes(runs, out / "size_vs_reward.png")]

@@ -25,16 +25,18 @@ def main():
         common.import_tensorflow()
         from model import AGENTS
         from prune import pops
-        from utils import Run, Seeds, check_spaces, draw_run, log, results_table
+        from utils import Run, Seeds, check_spaces, choice_lines, draw_run, log, results_table
 
         check_spaces(config)
-        teacher = AGENTS[environment][0].load(teacher_path, config["model"])
+        teacher = AGENTS[environment].teacher.load(teacher_path, config["model"])
         config["model"] = teacher.settings | {"widths": list(teacher.widths)}
         run = Run(folder, "pops.py", environment, arguments.profile, seed, config, teacher=teacher_path)
         with run.watching():
             summary = pops(teacher, config, Seeds(seed), run)
         log(results_table(summary))
         log(f"ended: {summary['ended']}")
+        for line in choice_lines(summary):
+            log(line)
         for path in draw_run(folder):
             log(f"plot: {path}")
         log(f"student: {folder / 'student.keras'}")

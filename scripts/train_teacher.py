@@ -20,19 +20,26 @@ def main():
 
         check_spaces(config)
         run = Run(folder, "train_teacher.py", arguments.environment, arguments.profile, arguments.seed, config)
-        agent = AGENTS[arguments.environment][0](config["model"])
-        train_and_report(agent, config, Seeds(arguments.seed), run)
+        agents = AGENTS[arguments.environment]
+        trained = {"teacher": agents.teacher(config["model"])}
+        if agents.critic:
+            trained["critic"] = agents.critic(config["model"])
+        train_and_report(trained, config, Seeds(arguments.seed), run)
 
     common.run_command(
         command, f"the best teacher so far, if any, is {folder / 'teacher.keras'}; start again with another --out"
     )
 
 
-def train_and_report(agent, config, seeds, run):
-    """Trains a teacher, keeping the best so far even if training is cut short, and reports it on fresh episodes."""
+def train_and_report(trained, config, seeds, run):
+    """Trains a teacher, keeping the best so far even if training is cut short, and reports it on fresh episodes.
+
+    Args:
+        trained: the agents to train by role; each is written as ROLE.keras.
+    """
     from model import count_weights
-    from train import evaluate_network, train_dqn
-    from utils import log, reward_statistics
+    from train import TRAINERS, evaluate_network
+    from utils import log, reward_statistics, rewards_text
 
     evaluations = 0
 
@@ -43,18 +50,20 @@ def train_and_report(agent, config, seeds, run):
 
     try:
         with run.watching():
-            train_dqn(agent, config, seeds, on_evaluation)
+            TRAINERS[config["teacher"]["algorithm"]](*trained.values(), config, seeds, on_evaluation)
     finally:
         if evaluations:
-            path = run.save_model("teacher.keras", agent.network)
-    weights, _ = count_weights(agent.network)
+            for role, agent in trained.items():
+                run.save_model(f"{role}.keras", agent.network)
+    network = trained["teacher"].network
+    weights, _ = count_weights(network)
     episodes = config["evaluation"]["report_episodes"]
-    rewards = evaluate_network(agent.network, config, seeds, episodes, "report", "teacher")
+    rewards = evaluate_network(network, config, seeds, episodes, "report", "teacher")
     summary = {"teacher": {"weights": weights, **reward_statistics(rewards)}, "seconds": run.seconds()}
     run.save_summary(summary)
     log(
-        f"teacher of {weights:,} weights: reward {rewards.mean():.1f} ± {summary['teacher']['reward_stderr']:.1f} "
-        f"over {episodes} fresh episodes (lowest {rewards.min():.0f}), {run.seconds():.0f} s, {path}"
+        f"teacher of {weights:,} weights: reward {rewards_text(summary['teacher'])} over {episodes} fresh episodes "
+        f"(lowest {rewards.min():.0f}), {run.seconds():.0f} s, {run.folder / 'teacher.keras'}"
     )
 
 

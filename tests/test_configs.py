@@ -7,14 +7,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs import ENVIRONMENTS, PROFILES, SETTINGS, ConfigurationError, configuration, learning_rate, linear, validate
+from configs import (
+    ENVIRONMENTS,
+    PROFILES,
+    ConfigurationError,
+    configuration,
+    learning_rate,
+    linear,
+    settings_of,
+    validate,
+)
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_profile_is_valid_and_complete(environment, profile):
     config = configuration(environment, profile)
-    assert {group: set(keys) for group, keys in config.items()} == {g: set(keys) for g, keys in SETTINGS.items()}
+    assert {group: set(keys) for group, keys in config.items()} == {g: set(keys) for g, keys in settings_of(config).items()}
 
 
 def test_paper_profile_has_the_papers_settings():
@@ -24,6 +33,19 @@ def test_paper_profile_has_the_papers_settings():
     prune = config["prune"]
     assert (prune["iterations"], prune["updates"], prune["frequency"], prune["end"]) == (125, 20_000, 10, 500_000)
     assert (prune["tau"], prune["optimizer"], prune["final_sparsity"], prune["batch_size"]) == (0.01, "rmsprop", 0.99, 128)
+
+
+def test_paper_profile_of_lunarlander():
+    config = configuration("lunarlander", "paper")
+    assert config["model"] == {
+        **{"observation_shape": [8], "actions": 4, "widths": [64, 64, 64], "output_activation": "linear"}
+    }
+    evaluation, prune = config["evaluation"], config["prune"]
+    assert (evaluation["objective"], evaluation["lower_bound"], evaluation["acting"]) == (200, 100, "sample")
+    assert (prune["iterations"], prune["batch_size"], prune["end"], prune["recovery"]) == (100, 512, 500_000, "freeze")
+    rates = [("distill", 100, 40, 5e-6), ("distill", 11, 61, 5e-7), ("distill", 10, 20, 1e-3), ("prune", 9, 60, 1e-7)]
+    for phase, percent, epoch, rate in rates:
+        assert learning_rate(config[phase]["learning_rate"], percent, epoch) == rate
 
 
 @pytest.mark.parametrize(
@@ -92,6 +114,25 @@ def test_bad_assignments_are_refused_by_name(assignment, words):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("teacher.batch_size=500", "teacher.batch_size: 500 does not divide the 16384 steps of a rollout"),
+        ("teacher.steps=80000", "teacher.steps: 80000 leaves no time for an evaluation"),
+        ("teacher.epsilon_first=1", "--set teacher.epsilon_first: unknown setting"),
+        ("teacher.algorithm=dqn", "teacher.algorithm: lunarlander has a teacher that learns by actor_critic only"),
+        ("teacher.algorithm=ppo", "teacher.algorithm: lunarlander"),
+        ("teacher.batch_size=1", "teacher.batch_size: 1 is too small"),
+        ("replay.student_states=400001", "replay.student_states: 400001 is above replay.capacity"),
+        ("distill.until=end", "one of objective, teacher"),
+    ],
+)
+def test_bad_assignments_to_an_actor_critic_are_refused_by_name(assignment, words):
+    with pytest.raises(ConfigurationError) as error:
+        configuration("lunarlander", "fast", [assignment])
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(("environment", "profile"), [("cartpol", "fast"), ("cartpole", "quick")])
 def test_unknown_names_are_refused(environment, profile):
     with pytest.raises(ConfigurationError, match=r"unknown (environment|profile) '.*'"):
@@ -103,13 +144,15 @@ JSON = st.recursive(
     lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=8), children, max_size=3),
     max_leaves=8,
 )
-NAMES = st.sampled_from([(group, key) for group, keys in SETTINGS.items() for key in keys])
+NAMES = st.sampled_from(
+    [(name, group, key) for name in ENVIRONMENTS for group, keys in configuration(name).items() for key in keys]
+)
 
 
 @given(NAMES, JSON)
 def test_any_value_is_accepted_or_refused_by_name(name, value):
-    group, key = name
-    config = configuration("cartpole")
+    environment, group, key = name
+    config = configuration(environment)
     config[group][key] = value
     try:
         validate(config)
@@ -119,7 +162,7 @@ def test_any_value_is_accepted_or_refused_by_name(name, value):
         json.dumps(config, allow_nan=False)
 
 
-@given(st.dictionaries(st.sampled_from([*SETTINGS, "other"]), JSON))
+@given(st.dictionaries(st.sampled_from([*configuration("cartpole"), "other"]), JSON))
 def test_any_missing_or_extra_group_is_refused(changes):
     config = copy.deepcopy(configuration("cartpole"))
     config.update(changes)
@@ -128,6 +171,6 @@ def test_any_missing_or_extra_group_is_refused(changes):
             validate(config)
     for group in changes:
         config.pop(group)
-    if set(changes) & set(SETTINGS):
+    if set(changes) - {"other"}:
         with pytest.raises(ConfigurationError, match="missing"):
             validate(config)

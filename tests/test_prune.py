@@ -17,6 +17,7 @@ from prune import (
     Rollback,
     _calculate_sizes_according_to_redundancy,
     calculate_redundancy,
+    choices,
     count_live_units,
     magnitude_mask,
     shrink,
@@ -230,13 +231,17 @@ def test_between_lies_strictly_between(data):
         assert sum(count(smaller)) < sum(count(between)) < sum(count(larger))
 
 
-@pytest.mark.parametrize(("worked", "sizes"), [((5,), [5]), ((7,), [5, 7]), ((), [5, 7])])
-def test_shrink_tries_one_size_in_between_and_then_stops(monkeypatch, config, worked, sizes):
+@pytest.mark.parametrize(
+    ("worked", "retries", "sizes"),
+    [((5,), 2, [5]), ((7,), 2, [5, 7]), ((8,), 2, [5, 7, 8]), ((), 2, [5, 7, 8]), ((), 0, [5]), ((), 9, [5, 7, 8, 9])],
+)
+def test_shrink_tries_sizes_in_between_and_then_stops(monkeypatch, config, worked, retries, sizes):
     def fit(student, task, step, attempt):
         return Distilled(None, student.widths[0] in worked, 1, np.zeros(2))
 
     monkeypatch.setattr(prune, "fit_supervised", fit)
-    task = Task(config, None, None, 99_584, None, None)
+    config = config | {"pops": config["pops"] | {"retries": retries}}
+    task = Task(config, None, None, None, 99_584, None, None)
     distilled, attempts = shrink(StudentCartPole, SETTINGS, (5, 1, 1), (10, 1, 1), count, task, step=1)
     assert [attempt["widths"][0] for attempt in attempts] == sizes
     assert distilled.met is attempts[-1]["met_objective"] is bool(worked)
@@ -254,3 +259,21 @@ def test_a_student_copies_its_teacher_and_its_zeros_become_masks():
     states = np.random.default_rng(1).normal(size=(7, 4)).astype(np.float32)
     np.testing.assert_allclose(student(weights, masks, states[None])[0], agent.network(states), rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(student.plain(weights, masks)(states), agent.network(states))
+
+
+def test_choices_are_the_last_above_the_objective_and_the_last_that_matches():
+    teacher = {"weights": 100, "reward_mean": 9.0}
+
+    def entry(step, weights, matching):
+        return {"step": step, "matches_teacher": matching, "shrunk": {"weights": weights}}
+
+    steps = [entry(1, 50, True), entry(2, 40, True), entry(3, 30, False), {"step": 4, "attempts": []}]
+    chosen = choices({"teacher": teacher, "steps": steps})
+    assert chosen["smallest_above_objective"] == {"file": "student_step_3.keras", "step": 3, "weights": 30}
+    assert chosen["smallest_matching_teacher"] == {"file": "student_step_2.keras", "step": 2, "weights": 40}
+    assert chosen["final"] == {"file": "student.keras", "step": 2, "weights": 40}
+    chosen = choices({"teacher": teacher, "steps": steps[2:]})
+    assert chosen["smallest_matching_teacher"] is None and chosen["final"]["weights"] == 30
+    chosen = choices({"teacher": teacher, "steps": steps[3:]})
+    assert chosen["smallest_above_objective"] is None
+    assert chosen["final"] == {"file": "student.keras", "step": 0, **teacher}

@@ -158,6 +158,70 @@ def test_train_teacher_writes_a_teacher_that_pops_takes(tmp_path):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["teacher"]["widths"] == [16, 16, 8]
 
 
+@pytest.fixture(scope="module")
+def tiny_lunarlander(tmp_path_factory):
+    """A tiny actor-critic training and a tiny run of pops.py from its teacher: the two folders."""
+    folder = tmp_path_factory.mktemp("lunarlander")
+    settings = (
+        "model.widths=[16,16] teacher.environments=4 teacher.rollout=64 teacher.batch_size=64 teacher.steps=1024 "
+        "teacher.evaluate_every=512 teacher.episodes=4 evaluation.report_episodes=4"
+    ).split()
+    result = command("train_teacher.py", "lunarlander", "--out", folder / "teacher", *(f"--set={s}" for s in settings))
+    assert result.returncode == 0, result.stderr
+    result = run_tiny_lunarlander(folder / "teacher" / "teacher.keras", folder / "run")
+    assert result.returncode == 0, result.stderr
+    assert "smallest that matches the teacher: " in result.stdout
+    return folder / "teacher", folder / "run"
+
+
+def run_tiny_lunarlander(teacher, out):
+    settings = [
+        *TINY,
+        *("evaluation.objective=-2000", "evaluation.lower_bound=-3000", "replay.capacity=600", "replay.student_states=50"),
+    ]
+    return command("pops.py", "lunarlander", "--teacher", teacher, "--out", out, *(f"--set={s}" for s in settings))
+
+
+def test_an_actor_critic_teacher_goes_through_the_same_pops(tiny_lunarlander):
+    teacher, run = tiny_lunarlander
+    names = {"config.json", "metrics.csv", "summary.json", "teacher.keras", "critic.keras"}
+    assert {path.name for path in teacher.iterdir()} == names
+    assert len(metrics(teacher)) == 2 and metrics(teacher)[-1]["update"] == "64"
+    summary = json.loads((run / "summary.json").read_text())
+    assert {path.name for path in run.iterdir()} >= {*MODELS, "size_vs_reward.png", "weights_step_1.png"}
+    reports = [summary["teacher"], *(entry[kind] for entry in summary["steps"] for kind in ("pruned", "shrunk"))]
+    for report in reports:
+        assert report["episodes"] == report["greedy"]["episodes"] == 4
+        assert report["reward_mean"] != report["greedy"]["reward_mean"]
+    above, matching = summary["smallest_above_objective"], summary["smallest_matching_teacher"]
+    assert above["step"] == len(summary["steps"]) and above["file"] == f"student_step_{above['step']}.keras"
+    final = matching or above
+    assert summary["final"] == final | {"file": "student.keras"}
+    assert saved_weights(run, "student.keras") == saved_weights(run, final["file"])
+
+
+def test_lunarlander_too_gives_the_same_result_to_the_bit(tiny_lunarlander, tmp_path):
+    teacher, run = tiny_lunarlander
+    assert run_tiny_lunarlander(teacher / "teacher.keras", tmp_path / "run").returncode == 0
+    assert without_seconds(metrics(tmp_path / "run")) == without_seconds(metrics(run))
+    assert saved_weights(tmp_path / "run", "student.keras") == saved_weights(run, "student.keras")
+
+
+def test_a_critic_is_refused_by_name(tiny_lunarlander, tmp_path):
+    critic = tiny_lunarlander[0] / "critic.keras"
+    result = command("pops.py", "lunarlander", "--teacher", critic, "--out", tmp_path / "run")
+    refused(result, str(critic), "is a critic, lunarlander_critic, which chooses no actions")
+    refused(command("evaluate.py", critic), str(critic), "lunarlander_critic", "gives (None, 1)")
+
+
+@pytest.mark.parametrize("acting", ["sample", "greedy"])
+def test_the_shipped_lunarlander_teacher_reaches_250(acting):
+    teacher = ROOT / "saved_models" / "lunarlander" / "teacher.keras"
+    report = json.loads(command("evaluate.py", teacher, "--seed", 123, "--json", f"--{acting}").stdout)
+    assert report["weights"] == 8_960 and report["percent"] == 100
+    assert report["reward_mean"] >= 250
+
+
 def test_plot_draws_one_run_and_several(tiny_run, tmp_path):
     result = command("plot.py", tiny_run, "--out", tmp_path / "one")
     assert result.returncode == 0, result.stderr
@@ -167,9 +231,20 @@ def test_plot_draws_one_run_and_several(tiny_run, tmp_path):
     result = command("plot.py", tiny_run, tiny_run, "--out", tmp_path / "two")
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "two" / "size_vs_reward.png").read_bytes()[:4] == b"\x89PNG"
-    assert result.stdout.count("| 0 | 99,584, ") == 2
+    assert result.stdout.count("\n| 0 | smallest above the objective") == 2
     refused(command("plot.py", tiny_run, tiny_run), "--out")
     refused(command("plot.py", tmp_path), "does not hold a finished run")
+
+
+def test_plot_takes_all_results_but_not_two_environments_at_once(tmp_path):
+    for environment in ("cartpole", "lunarlander"):
+        runs = sorted((ROOT / "results" / environment).glob("seed*"))
+        assert len(runs) == 5
+        result = command("plot.py", *runs, "--out", tmp_path / environment)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.count("smallest above the objective") == 5
+    mixed = [ROOT / "results" / environment / "seed0" for environment in ("cartpole", "lunarlander")]
+    refused(command("plot.py", *mixed, "--out", tmp_path), "runs of different environments, cartpole and lunarlander")
 
 
 @pytest.mark.parametrize("script", ["train_teacher.py", "pops.py", "evaluate.py", "plot.py", "bench.py"])
@@ -187,6 +262,10 @@ def test_help_shows_an_example(script):
         (["pops.py", "cartpole", "--set", "prune.iterations=many"], ["prune.iterations", "an integer"]),
         (["pops.py", "cartpole", "--profile", "slow"], ["slow", "fast, paper"]),
         (["pops.py", "cartpole", "--seed", "-1"], ["-1", "integer from 0"]),
+        (
+            ["pops.py", "lunarlander", "--teacher", str(TEACHER)],
+            ["is a policy for cartpole, cartpole_teacher, not for lunarl"],
+        ),
         (["pops.py", "cartpole", "--teacher", "nowhere.keras"], ["nowhere.keras", "No such file"]),
         (["train_teacher.py", "pong2"], ["pong2"]),
         (["evaluate.py", "nowhere.keras"], ["nowhere.keras"]),

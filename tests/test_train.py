@@ -7,17 +7,22 @@ import tensorflow as tf
 
 import train
 from configs import RunFailed, configuration
-from model import CartPoleDQN, StudentCartPole
+from model import ActorLunarLander, CartPoleDQN, CriticLunarLander, StudentCartPole
 from prune import PruningSchedule, iterative_pruning_policy_distillation
 from train import (
     Task,
     adam,
     check_loss,
+    evaluate_student,
     fill_replay,
     fit_supervised,
+    generalised_advantages,
     initial_state,
+    matches,
     new_replay,
     rmsprop,
+    student_player,
+    train_actor_critic,
     train_dqn,
     train_student,
 )
@@ -63,6 +68,52 @@ def test_q_learning_loss_is_huber(generator):
     actions, targets = generator.integers(2, size=16).astype(np.int32), generator.normal(size=16).astype(np.float32)
     expected = keras.losses.Huber()(targets[:, None], outputs[np.arange(16), actions][:, None])
     np.testing.assert_allclose(agent.loss(outputs, actions, targets), expected, rtol=1e-5)
+
+
+def test_actor_loss_is_the_clipped_policy_gradient_with_entropy(generator):
+    actor = ActorLunarLander(configuration("lunarlander")["model"], WIDTHS)
+    outputs, actions = generator.normal(size=(64, 4)), generator.integers(4, size=64).astype(np.int32)
+    advantages, p = generator.normal(size=64), softmax(outputs)
+    before = np.log(p[np.arange(64), actions]) + generator.normal(size=64) * 0.3
+    ratio = p[np.arange(64), actions] / np.exp(before)
+    assert (ratio < 0.8).any() and (ratio > 1.2).any()
+    gain = np.minimum(ratio * advantages, np.clip(ratio, 0.8, 1.2) * advantages)
+    expected = -(gain.mean() - 0.5 * (p * np.log(p)).sum(axis=1).mean())
+    arrays = (tf.constant(array, tf.float32) for array in (advantages, before))
+    loss = actor.loss(tf.constant(outputs, tf.float32), actions, *arrays, clip=0.2, entropy=0.5)
+    np.testing.assert_allclose(loss, expected, rtol=1e-4)
+
+
+def test_critic_loss_is_the_mean_squared_error(generator):
+    critic = CriticLunarLander(configuration("lunarlander")["model"])
+    assert critic.network.output_shape == (None, 1) and critic.network.name == "lunarlander_critic"
+    values, returns = generator.normal(size=(9, 1)).astype(np.float32), generator.normal(size=9).astype(np.float32)
+    np.testing.assert_allclose(critic.loss(values, returns), ((values[:, 0] - returns) ** 2).mean(), rtol=1e-5)
+
+
+def test_advantages_are_sums_of_surprises_that_end_with_the_episode(generator):
+    steps, copies, discount, decay = 12, 3, 0.9, 0.8
+    values = generator.normal(size=(steps + 1, copies))
+    rewards = generator.normal(size=(steps, copies))
+    terminated, truncated = np.zeros((steps, copies)), np.zeros((steps, copies))
+    terminated[4, 0] = truncated[7, 1] = 1
+    ended = terminated + truncated
+    expected = np.zeros((steps, copies))
+    for copy in range(copies):
+        for start in range(steps):
+            for step in range(start, steps):
+                value = rewards[step, copy] + discount * (1 - terminated[step, copy]) * values[step + 1, copy]
+                expected[start, copy] += (discount * decay) ** (step - start) * (value - values[step, copy])
+                if ended[step, copy]:
+                    break
+    arrays = (tf.constant(array, tf.float32) for array in (values, rewards, terminated, ended))
+    np.testing.assert_allclose(generalised_advantages(*arrays, discount, decay), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("mean", "good"), [(12.0, True), (9.4, True), (9.2, False)])
+def test_rewards_match_others_if_at_most_a_standard_error_below(mean, good):
+    # Standard errors 0.5 for both means, so 0.71 for their difference.
+    assert matches(mean + np.array([-0.5, 0.5]), 10 + np.array([-0.5, 0.5])) is good
 
 
 @pytest.mark.parametrize(
@@ -154,7 +205,10 @@ def teacher_task(config, **changes):
     agent = CartPoleDQN(config["model"], WIDTHS)
     agent.network.set_weights(agent.initial_weights(np.random.default_rng(3), 0.1))
     rows = []
-    task = Task(config, Seeds(0), agent.network, sum(agent.layer_sizes()), None, lambda **row: rows.append(row))
+    teacher_rewards = np.array([9.0, 10.0])
+    task = Task(
+        config, Seeds(0), agent.network, teacher_rewards, sum(agent.layer_sizes()), None, lambda **row: rows.append(row)
+    )
     return task._replace(**changes), agent, rows
 
 
@@ -187,41 +241,64 @@ def test_fit_supervised_reports_whether_the_objective_was_met(config, refill):
         assert distilled.rewards.shape == (config["distill"]["episodes"],)
 
 
+def test_states_that_students_visit_join_the_replay_with_the_teachers_outputs(config):
+    changes = {"capacity": 2000, "student_states": 50}
+    task, agent, _ = teacher_task(config | {"replay": config["replay"] | changes})
+    replay = filled(task)
+    before = replay.size
+    student = StudentCartPole(config["model"], (2, 2, 2), members=2)
+    state = initial_state(student.initial_weights(np.random.default_rng(0), 0.3), student.full_masks())
+    player = student_player(student, task, 3)
+    rewards = evaluate_student(player, state, task, replay, "distill", 1)
+    np.testing.assert_array_equal(
+        rewards, player.evaluate(task.seeds.environment("select", "distill", 1), state.weights, state.masks)
+    )
+    assert replay.size == before + min(50, int(rewards.sum()))  # CartPole gives 1 for each state that is acted on
+    states = replay.arrays["observations"][before : replay.size]
+    assert len(np.unique(states, axis=0)) == len(states)
+    outputs = replay.arrays["teacher_outputs"][before : replay.size]
+    np.testing.assert_allclose(outputs, agent.network(states), rtol=1e-4, atol=1e-5)
+
+
 class Scores:
     """Stands in for a Player: gives the scores it was made with, one row of members an epoch."""
 
     def __init__(self, epochs):
         self.epochs = iter(epochs)
 
-    def evaluate(self, seed, *arguments):
+    def evaluate(self, seed, *arguments, visited):
         return np.array([[score, score] for score in next(self.epochs)], float)
 
 
 @pytest.mark.parametrize(
-    ("patience", "confirmed", "epochs", "met", "kept"),
+    ("until", "patience", "confirmed", "epochs", "met", "kept"),
     [
-        (1, None, [(50, 60), (110, 90)], True, 110),
-        (3, None, [(200, 0), (110, 0), (120, 0)], True, 200),  # the best is kept, not the last
-        (2, None, [(150, 0), (0, 150), (0, 140)], True, 150),  # in a row counts for each member
-        (1, [90, 130], [(150, 0), (140, 0)], True, 130),  # not confirmed, then confirmed
-        (1, [90, 80, 70], [(150, 0), (140, 0), (0, 160)], False, None),
-        (1, None, [(10, 20), (30, 5), (7, 8)], False, 30),
+        ("objective", 1, None, [(50, 60), (110, 90)], True, 110),
+        ("objective", 3, None, [(200, 0), (110, 0), (120, 0)], True, 200),  # the best is kept, not the last
+        ("objective", 2, None, [(150, 0), (0, 150), (0, 140)], True, 150),  # in a row counts for each member
+        ("objective", 1, [90, 130], [(150, 0), (140, 0)], True, 130),  # not confirmed, then confirmed
+        ("objective", 1, [90, 80, 70], [(150, 0), (140, 0), (0, 160)], False, 90),
+        ("objective", 1, None, [(10, 20), (30, 5), (7, 8)], False, 30),
+        ("teacher", 1, [130, 170], [(150, 0), (140, 0)], True, 170),  # the teacher has 160
+        ("teacher", 1, [130, 120, 125], [(150, 0), (140, 0), (190, 0)], True, 130),  # never matched: the best is kept
+        ("teacher", 1, [130, 90], [(150, 0), (140, 0), (80, 0)], True, 130),  # what is confirmed goes before high scores
+        ("teacher", 1, [170, 300], [(190, 0)], True, 170),  # what matches ends it at once
     ],
 )
-def test_distillation_ends_as_the_scores_say(monkeypatch, config, patience, confirmed, epochs, met, kept):
+def test_distillation_ends_as_the_scores_say(monkeypatch, config, until, patience, confirmed, epochs, met, kept):
     config = config | {
         "evaluation": config["evaluation"] | {"objective": 100},
         "distill": config["distill"]
-        | {"patience": patience, "epochs": 3, "updates": 2, "confirm_episodes": 2 if confirmed else 0},
+        | {"until": until, "patience": patience, "epochs": 3, "updates": 2, "confirm_episodes": 2 if confirmed else 0},
     }
     task, _, _ = teacher_task(config)
-    task = task._replace(replay=filled(task))
+    task = task._replace(replay=filled(task), teacher_rewards=np.full(2, 160.0))
     confirmed = iter(confirmed or [])
     monkeypatch.setattr(train, "student_player", lambda *_: Scores(epochs))
     monkeypatch.setattr(train, "evaluate_network", lambda *_: np.full(2, float(next(confirmed))))
     distilled = fit_supervised(StudentCartPole(config["model"], (1, 1, 1), members=2), task, step=1)
     assert (distilled.met, distilled.epochs) == (met, len(epochs))
-    assert kept is None or distilled.rewards.mean() == kept
+    assert distilled.rewards.mean() == kept
 
 
 def test_ipp_returns_the_sparsest_good_state_or_none(config):
@@ -262,3 +339,56 @@ def test_teacher_training_is_reproducible_and_learns(config):
         histories.append([(row["loss"], *row["rewards"]) for row in rows])
     assert histories[0] == histories[1]
     assert max(np.mean(row[1:]) for row in histories[0]) > 12  # a policy without training scores 9 to 10
+
+
+def test_actor_critic_training_is_reproducible_and_learns():
+    config = configuration(
+        "lunarlander",
+        assignments="model.widths=[32,32] teacher.environments=8 teacher.rollout=256 teacher.batch_size=128 "
+        "teacher.steps=20480 teacher.evaluate_every=4096 teacher.episodes=10".split(),
+    )
+    histories = []
+    for seed in (0, 0):
+        actor, critic, rows = ActorLunarLander(config["model"]), CriticLunarLander(config["model"]), []
+        train_actor_critic(actor, critic, config, Seeds(seed), lambda rows=rows, **row: rows.append(row))
+        histories.append([(row["loss"], *row["rewards"]) for row in rows])
+    assert histories[0] == histories[1]
+    assert len(histories[0]) == 5 and rows[-1]["update"] == 10 * 4 * 16
+    means = [np.mean(row[1:]) for row in histories[0]]
+    assert means[-1] > means[0] + 50, means
+    assert histories[0][-1][0] < histories[0][0][0]
+
+
+TINY_ACTOR_CRITIC = (
+    "model.widths=[4] teacher.environments=4 teacher.rollout=64 teacher.batch_size=64 teacher.steps=1280 "
+    "teacher.evaluate_every=256 teacher.episodes=2 environment.max_episode_steps=63"
+).split()
+
+
+def test_steps_that_only_start_an_episode_are_not_trained_on(monkeypatch):
+    """With episodes of 63 steps at most, some end with the last step of a rollout."""
+    config, last, seen = configuration("lunarlander", assignments=TINY_ACTOR_CRITIC), [np.zeros(4)], []
+
+    def block(states, observations, actions, rewards, terminated, ended, rows, rates, entropy):
+        only_start = np.concatenate([last[-1][None], ended[:-1]]).reshape(-1) == 1
+        assert not only_start[rows].any()
+        assert set(rows.reshape(-1)) == set(np.flatnonzero(~only_start))
+        assert (rewards.reshape(-1)[only_start] == 0).all()
+        seen.append(only_start)
+        last.append(ended[-1].copy())
+        return states, tf.constant(0.0)
+
+    monkeypatch.setattr(train, "_actor_critic_block", lambda *_: block)
+    agents = ActorLunarLander(config["model"]), CriticLunarLander(config["model"])
+    train_actor_critic(*agents, config, Seeds(0), lambda **_: None)
+    assert len(seen) == 5 and any(only_start[:4].any() for only_start in seen)
+
+
+@pytest.mark.parametrize("part", ["actor", "critic"])
+def test_an_actor_or_critic_that_is_no_number_any_more_is_named(part):
+    config = configuration("lunarlander", assignments=TINY_ACTOR_CRITIC)
+    agents = {"actor": ActorLunarLander(config["model"]), "critic": CriticLunarLander(config["model"])}
+    loss = agents[part].loss
+    agents[part].loss = lambda *arguments: loss(*arguments) * np.nan
+    with pytest.raises(RunFailed, match=f"the {part}'s weights are no numbers .*teacher.{part}_learning_rate"):
+        train_actor_critic(*agents.values(), config, Seeds(0), lambda **_: None)

@@ -1,0 +1,135 @@
+"""Environments in processes: each copy plays what a single environment plays, whatever the number of processes."""
+
+import gc
+
+import gymnasium
+import numpy as np
+import pytest
+
+import environments
+from configs import RunFailed, configuration
+from environments import ProcessEnvironments, make_environments
+from model import ActorLunarLander
+from train import evaluate_network
+from utils import Player, Seeds, single
+
+LUNARLANDER = {"id": "LunarLander-v3", "max_episode_steps": 90}
+
+
+@pytest.fixture(autouse=True)
+def no_processes_left():
+    yield
+    environments._stop_workers()
+
+
+def actions_of(copies, steps=200):
+    return np.random.default_rng(0).integers(4, size=(steps, copies))
+
+
+def single_copy(seed, actions):
+    """What one environment gives, starting over one step after its end: observations, rewards, terminated, truncated."""
+    environment = gymnasium.make("LunarLander-v3", max_episode_steps=90)
+    observation, _ = environment.reset(seed=seed)
+    yield observation
+    ended = False
+    for action in actions:
+        results = (environment.reset()[0], 0.0, False, False) if ended else environment.step(int(action))[:4]
+        ended = results[2] or results[3]
+        yield results
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_copies_play_what_single_environments_play(processes, monkeypatch):
+    monkeypatch.setattr(environments, "cores", lambda: processes)
+    monkeypatch.setattr(ProcessEnvironments, "COPIES", 1)
+    copies = make_environments(LUNARLANDER, 5)
+    assert isinstance(copies, ProcessEnvironments) and len(copies.shares) == processes
+    actions = actions_of(5)
+    for _ in range(2):  # the second time with copies that have been used
+        observations, _ = copies.reset(seed=7)
+        results = [copies.step(step) for step in actions]
+        for copy in range(5):
+            first, *expected = single_copy(7 + copy, actions[:, copy])
+            np.testing.assert_array_equal(observations[copy], first)
+            for step, alone in zip(results, expected, strict=True):
+                np.testing.assert_array_equal(step[0][copy], alone[0])
+                assert tuple(part[copy] for part in step[1:4]) == alone[1:]
+    ends = sum(step[2] for step in results), sum(step[3] for step in results)
+    assert min(ends[0].sum(), ends[1].sum()) > 0  # episodes ended both ways
+
+
+def test_without_autoreset_an_ended_copy_stays_as_it_is():
+    copies = make_environments(LUNARLANDER, 4, autoreset=False)
+    copies.reset(seed=1)
+    ended = np.zeros(4, bool)
+    for step in actions_of(4):
+        before = copies.results.copy()
+        _, _, terminated, truncated, _ = copies.step(step)
+        np.testing.assert_array_equal(copies.results[ended], before[ended])
+        ended = terminated | truncated
+    assert ended.all()
+
+
+def groups():
+    """Numbers of the groups of copies that this process holds."""
+    return [number for workers in environments._running.values() for number in workers[0].copies.groups]
+
+
+def test_copies_that_nobody_uses_are_dropped():
+    first, second = make_environments(LUNARLANDER, 4), make_environments(LUNARLANDER, 4)
+    first.reset(seed=0)
+    second.reset(seed=0)
+    assert groups() == [first.number, second.number]
+    first.close()
+    number = second.number
+    del second
+    gc.collect()
+    third = make_environments(LUNARLANDER, 4)
+    third.reset(seed=0)
+    assert groups() == [third.number] != [number]
+
+
+def test_evaluations_leave_at_most_their_last_copies_behind():
+    config = configuration("lunarlander", assignments=["environment.max_episode_steps=5", "model.widths=[4]"])
+    network = ActorLunarLander(config["model"]).network
+    for number in range(3):
+        evaluate_network(network, config, Seeds(0), 2, "report", number)
+    assert len(groups()) == 1
+
+
+def test_many_episodes_are_played_in_parts(monkeypatch):
+    config = configuration("lunarlander", assignments=["environment.max_episode_steps=60", "model.widths=[4]"])
+    network = ActorLunarLander(config["model"]).network
+    together = evaluate_network(network, config, Seeds(0), 7, "report", acting="greedy")
+    monkeypatch.setattr("train.EVALUATION_COPIES", 3)
+    np.testing.assert_array_equal(evaluate_network(network, config, Seeds(0), 7, "report", acting="greedy"), together)
+
+
+def policy():
+    return single(ActorLunarLander(configuration("lunarlander")["model"], [4]).network)
+
+
+def test_a_process_that_ended_fails_the_run_in_one_line(monkeypatch):
+    monkeypatch.setattr(environments, "cores", lambda: 2)
+    player = Player(policy(), LUNARLANDER, 16, "greedy")
+    worker = player.environments.workers[1]
+
+    def on_step(step):
+        worker.process.kill()
+        return True
+
+    with pytest.raises(RunFailed, match=r"a process that steps the environment ended \(exit code -9\)"):
+        player.play(0, on_step)
+    assert Player(policy(), LUNARLANDER, 16, "greedy").evaluate(0).shape == (1, 16)  # with new processes
+
+
+def test_an_interrupted_step_leaves_no_answer_for_the_next_one(monkeypatch):
+    monkeypatch.setattr(environments, "cores", lambda: 2)
+    copies = make_environments(LUNARLANDER, 16)
+    first, _ = copies.reset(seed=0)
+    here = copies.workers[0]
+    monkeypatch.setattr(here, "receive", lambda results: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        copies.step(np.zeros(16, int))
+    again, _ = make_environments(LUNARLANDER, 16).reset(seed=0)
+    np.testing.assert_array_equal(first, again)
