@@ -1,7 +1,8 @@
 """Every setting of PoPS: one dictionary per environment, grouped by phase, and the rules that check it.
 
-An environment has two profiles. `paper` holds the settings of the paper (section V) as published. `fast` is `paper` with
-the changes in `FAST`, which reach a smaller student in minutes on two CPU cores; the README says what each is for.
+An environment has two profiles. `paper` holds the settings of the paper (section V) as published, but for LunarLander's
+teacher, which learns in another way. `fast` is `paper` with changes that reach a smaller student in minutes on two CPU
+cores; the README says what each is for.
 
 This module imports nothing heavy, so that a wrong setting is reported at once.
 """

@@ -361,12 +361,12 @@ def test_actor_critic_training_is_reproducible_and_learns():
 
 TINY_ACTOR_CRITIC = (
     "model.widths=[4] teacher.environments=4 teacher.rollout=64 teacher.batch_size=64 teacher.steps=1280 "
-    "teacher.evaluate_every=256 teacher.episodes=2 environment.max_episode_steps=63"
+    "teacher.evaluate_every=256 teacher.episodes=2 environment.max_episode_steps=64"
 ).split()
 
 
 def test_steps_that_only_start_an_episode_are_not_trained_on(monkeypatch):
-    """With episodes of 63 steps at most, some end with the last step of a rollout."""
+    """With episodes of 64 steps at most, as long as a rollout, some end with its last step."""
     config, last, seen = configuration("lunarlander", assignments=TINY_ACTOR_CRITIC), [np.zeros(4)], []
 
     def block(states, observations, actions, rewards, terminated, ended, rows, rates, entropy):
