@@ -347,20 +347,13 @@ CARTPOLE_FAST = {
     "pops": {"sizes": "live_units", "min_change": 0, "retries": 3},
 }
 
-_EPOCHS = (20, 40, 60)
-_RATES_ABOVE_10 = [10, _by_epoch(_EPOCHS, (1e-5, 5e-6, 1e-6, 5e-7))]
+_LUNARLANDER_EPOCHS = (20, 40, 60)
+_RATES_ABOVE_10 = [10, _by_epoch(_LUNARLANDER_EPOCHS, (1e-5, 5e-6, 1e-6, 5e-7))]
 
 LUNARLANDER = {
     "environment": {"id": "LunarLander-v3", "max_episode_steps": 1000},
     "model": {"observation_shape": [8], "actions": 4, "widths": [64, 64, 64], "output_activation": "linear"},
-    "evaluation": {
-        "objective": 200,
-        "lower_bound": 100,
-        "acting": "sample",
-        "confidence": 0,
-        "choose_episodes": 100,
-        "report_episodes": 100,
-    },
+    "evaluation": CARTPOLE["evaluation"] | {"objective": 200, "lower_bound": 100, "acting": "sample"},
     "teacher": {
         "algorithm": "actor_critic",
         "environments": 16,
@@ -384,13 +377,13 @@ LUNARLANDER = {
     | {
         "iterations": 100,
         "batch_size": 512,
-        "learning_rate": [_RATES_ABOVE_10, [0, _by_epoch(_EPOCHS, (1e-6, 5e-7, 1e-7, 5e-8))]],
+        "learning_rate": [_RATES_ABOVE_10, [0, _by_epoch(_LUNARLANDER_EPOCHS, (1e-6, 5e-7, 1e-7, 5e-8))]],
     },
     "distill": CARTPOLE["distill"]
     | {
         "epochs": 100,
         "batch_size": 512,
-        "learning_rate": [_RATES_ABOVE_10, [0, _by_epoch(_EPOCHS, (1e-3, 5e-4, 1e-4, 5e-5))]],
+        "learning_rate": [_RATES_ABOVE_10, [0, _by_epoch(_LUNARLANDER_EPOCHS, (1e-3, 5e-4, 1e-4, 5e-5))]],
     },
     "pops": CARTPOLE["pops"],
 }
