@@ -184,6 +184,9 @@ SETTINGS = {
         "min_change": (number(0, 100), "points of percent of the original size; a smaller change ends PoPS"),
         "retries": (integer(0, 100), "sizes tried when a shrunk student fails, each between it and the last that worked"),
     },
+    "checkpoint": {
+        "seconds": (number(0, 90), "least time from one checkpoint to the next; 0: one at every opportunity"),
+    },
 }
 
 # The group `teacher` has these settings, and those of its algorithm.
@@ -303,6 +306,7 @@ CARTPOLE = {
         "learning_rate": [*_DISTILLATION_RATES, [0, _by_epoch(_EPOCHS, (1e-3, 5e-4, 2e-4, 1e-4))]],
     },
     "pops": {"steps": 20, "sizes": "budgets", "min_change": 0.05, "retries": 0},
+    "checkpoint": {"seconds": 30},
 }
 
 # What `fast` changes. The reasons and their measured effect stand in the README's list of departures from the paper.
@@ -386,6 +390,7 @@ LUNARLANDER = {
         "learning_rate": [_RATES_ABOVE_10, [0, _by_epoch(_LUNARLANDER_EPOCHS, (1e-3, 5e-4, 1e-4, 5e-5))]],
     },
     "pops": CARTPOLE["pops"],
+    "checkpoint": CARTPOLE["checkpoint"],
 }
 
 LUNARLANDER_FAST = {

@@ -6,6 +6,9 @@ saved as plain Keras models, which load where this project is not installed.
 """
 
 import itertools
+import json
+import re
+import zipfile
 from typing import NamedTuple
 
 import keras
@@ -13,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from configs import ENVIRONMENTS, ConfigurationError
+from files import Damaged, check_listed, check_seal, listing, replacing, seal
 
 # Up to this many weights a product is done as multiply and sum. The compiler fuses that with its neighbours, while a call
 # of the matrix product costs more than the arithmetic of so small a layer (`scripts/bench.py` shows the effect).
@@ -71,7 +75,7 @@ def read_network(path):
     """Reads a Keras file. Never runs code from it (Keras safe mode).
 
     Raises:
-        ConfigurationError: no such file, or not a readable Keras model.
+        ConfigurationError: no such file, a damaged or another one than was written there, or not a readable Keras model.
     """
     try:
         with open(path, "rb"):
@@ -79,10 +83,39 @@ def read_network(path):
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from None
     try:
+        check_listed(path)
+        check_seal(path, needed=False)
         return keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises many kinds for a damaged file
+    except Damaged as error:
+        raise ConfigurationError(f"{path}: damaged: {error}") from None
+    except Exception as error:  # Keras raises many kinds for what is no model file
         reason = " ".join(str(error).split())[:120]
         raise ConfigurationError(f"{path}: not a readable Keras model file ({reason})") from None
+
+
+def save_network(network, path):
+    """Writes a Keras file, sealed and listed in its folder. It replaces a file of that name when it is whole.
+
+    The same network gives the same bytes: times are left out, and addresses in memory, which Keras writes as the numbers of
+    shared objects, are numbered anew.
+    """
+    numbers = {}
+
+    def renumber(found):
+        return b"%s%d" % (found[1], numbers.setdefault(found[2], len(numbers)))
+
+    with listing(path), replacing(path) as temporary:
+        network.save(temporary)
+        with zipfile.ZipFile(temporary) as archive:
+            parts = {name: archive.read(name) for name in archive.namelist()}
+        metadata = json.loads(parts["metadata.json"])
+        del metadata["date_saved"]
+        parts["metadata.json"] = json.dumps(metadata).encode()
+        parts["config.json"] = re.sub(rb'("shared_object_id": )(\d+)', renumber, parts["config.json"])
+        with zipfile.ZipFile(temporary, "w") as archive:
+            for name, content in parts.items():
+                archive.writestr(zipfile.ZipInfo(name), content)
+        seal(temporary)
 
 
 def check_shapes(network, path, settings):
@@ -122,10 +155,18 @@ class DQNAgent:
     def build(self):
         return self.plain_network(self.role)
 
-    def plain_network(self, role):
-        """A new network of plain Keras layers, named after the environment and its role."""
-        inputs = keras.Input(self.settings["observation_shape"])
-        return keras.Sequential([inputs, *self.layers(keras.layers.Dense)], name=f"{self.environment}_{role}")
+    def plain_network(self, role, weights=None):
+        """A new network of plain Keras layers, named after the environment and its role, with these weights if given."""
+        numbers = itertools.count(1)
+
+        def dense(units, activation="linear"):
+            return keras.layers.Dense(units, activation, name=f"dense_{next(numbers)}")
+
+        inputs = keras.Input(self.settings["observation_shape"], name="observations")
+        network = keras.Sequential([inputs, *self.layers(dense)], name=f"{self.environment}_{role}")
+        if weights is not None:
+            network.set_weights(weights)
+        return network
 
     def __call__(self, weights, observations):
         """Outputs, float32 [batch, actions], with weights other than the network's own."""
@@ -292,13 +333,11 @@ class Student:
 
     def plain(self, weights, masks, member=0, role="student"):
         """One member as a plain Keras network, its masks multiplied in."""
-        network = self.plain_network(role)
         arrays = []
         for kernel, bias, mask in zip(weights[::2], weights[1::2], masks, strict=True):
             # Adding zero turns the -0.0 of a masked negative weight into 0.0.
             arrays += [np.asarray(kernel[member] * mask[member]) + 0.0, np.asarray(bias[member, 0])]
-        network.set_weights(arrays)
-        return network
+        return self.plain_network(role, arrays)
 
     def copy(self, network):
         """Weights and masks that make member 0 a copy of a plain network; its zeros give the masks."""

@@ -10,16 +10,20 @@ import tensorflow as tf
 from configs import RunFailed, learning_rate
 from model import AGENTS, count_weights, kernels
 from train import (
+    Distilled,
     Task,
+    TrainingState,
     check_loss,
     evaluate_network,
     evaluate_student,
     fill_replay,
     fit_supervised,
+    go_on_within,
     initial_state,
     lower_confidence,
     matches,
     new_replay,
+    position_within,
     student_player,
     train_student,
 )
@@ -156,7 +160,7 @@ class Rollback:
             self.done = self.left == 0
             self.left -= 1
             self.speed /= 2
-            state = self.good
+            state = TrainingState(*self.good)  # a checkpoint gives it back as a plain tuple
         return state, self.done
 
     def after_iteration(self, below, sparsity):
@@ -176,7 +180,8 @@ def iterative_pruning_policy_distillation(student, state, task, step):
         step: number of the PoPS step (from 1).
 
     Returns:
-        The sparsest state that met the objective, or None if no evaluation did.
+        The weights of the sparsest network that met the objective, masks multiplied in, as `set_weights` takes them; None
+        if no evaluation met it.
 
     Raises:
         RunFailed: the loss is no longer a number.
@@ -193,21 +198,37 @@ def iterative_pruning_policy_distillation(student, state, task, step):
     recovery = RECOVERIES[settings["recovery"]](settings, state)
     weights, percent = sum(student.layer_sizes()), task.percent(student)
     replay = task.replay or new_replay(task.config)
-    best, fewest = None, math.inf
-    for iteration in range(1, settings["iterations"] + 1):
+    best, fewest, means = None, math.inf, []
+    first, first_number, within = 1, 0, None
+    if saved := task.run.interrupted("prune", step):
+        state, changed, best, fewest, means, first, first_number, within = saved
+        state, best = TrainingState(*state), best and TrainingState(*best)
+        vars(recovery).update(changed)
+
+    def on_block(state, done):
+        def content():
+            within = position_within(done, generator, task, replay)
+            return state, vars(recovery), best, fewest, means, iteration, number, within
+
+        task.run.checkpoint(content, "prune", step)
+
+    for iteration in range(first, settings["iterations"] + 1):
+        purpose = ("prune", step, iteration)
         rate = recovery.rate_factor * learning_rate(settings["learning_rate"], percent, iteration)
-        if task.replay is None:
-            fill_replay(task, replay, "prune", step, iteration)
-        generator = task.seeds.generator("minibatches", "prune", step, iteration)
-        means = []
-        for number in range(settings["updates"] // settings["evaluate_every"]):
+        generator = task.seeds.generator("minibatches", *purpose)
+        if task.replay is None and within is None:
+            fill_replay(task, replay, *purpose)
+        for number in range(first_number, settings["updates"] // settings["evaluate_every"]):
+            done, within = go_on_within(within, generator, task, replay), None
             state, loss = train_student(
-                student, state, replay, settings, generator, settings["evaluate_every"], rate, schedule, recovery.speed
+                *(student, state, replay, settings, generator, settings["evaluate_every"], rate, schedule, recovery.speed),
+                done=done,
+                on_block=on_block,
             )
             check_loss(loss, "prune", step, state)
-            rewards = evaluate_student(player, state, task, replay, "prune", step, iteration, number)[0]
+            rewards = evaluate_student(player, state, task, replay, *purpose, number)[0]
             nonzero = sum(int(tf.math.count_nonzero(mask)) for mask in state.masks)
-            task.record(
+            task.run.metrics(
                 phase="prune",
                 step=step,
                 iteration=iteration,
@@ -227,7 +248,8 @@ def iterative_pruning_policy_distillation(student, state, task, step):
                 break
         if recovery.after_iteration(np.mean(means) < goal["lower_bound"], nonzero / weights):
             break
-    return best
+        first_number, means = 0, []
+    return best and student.plain(best.weights, best.masks).get_weights()
 
 
 # Redundancy and sizes
@@ -362,13 +384,18 @@ def pops(teacher, config, seeds, run):
     Raises:
         RunFailed: the teacher does not meet the objective, or a loss is no longer a number.
     """
+
+    def seconds_since(start):
+        return round(run.seconds() - start, 1)
+
     student_class = AGENTS[teacher.environment].student
     original_sizes = teacher.layer_sizes()
-    teacher_rewards = choosing_rewards(teacher.network, config, seeds, "teacher")
-    task = Task(config, seeds, teacher.network, teacher_rewards, sum(original_sizes), None, run.metrics)
+    teacher_rewards = choosing_rewards(teacher.network, config, seeds, run, "teacher")
+    task = Task(config, seeds, teacher.network, teacher_rewards, sum(original_sizes), None, run)
     if not config["replay"]["refill"]:
         task = task._replace(replay=new_replay(config))
-        fill_replay(task, task.replay)
+        if not run.include("replay", task.replay):
+            fill_replay(task, task.replay)
 
     log(f"PoPS: a teacher of {task.original_weights:,} weights")
     summary = {"teacher": {"widths": teacher.widths, **report(teacher.network, task, "teacher")}, "steps": []}
@@ -377,21 +404,22 @@ def pops(teacher, config, seeds, run):
             f"the teacher's reward, {rewards_text(summary['teacher'])}, is not above the objective, "
             f"{config['evaluation']['objective']}; train it further or lower evaluation.objective"
         )
+    run.save_model("teacher.keras", teacher.network)
     network, widths, settings = teacher.network, teacher.widths, teacher.settings
     networks = {0: network}
     ended = f"{config['pops']['steps']} steps done"
     for step in range(1, config["pops"]["steps"] + 1):
-        started = run.seconds()
+        started = run.once(("started", step), run.seconds)
         if max(widths) == 1:
             ended = "one unit in each layer: no smaller network exists"
             break
         student = student_class(settings, widths)
         state = initial_state(*student.copy(network))
-        pruned = iterative_pruning_policy_distillation(student, state, task, step)
+        pruned = run.once(("pruned", step), iterative_pruning_policy_distillation, student, state, task, step)
         if pruned is None:
             ended = f"step {step}: no pruned student met the objective"
             break
-        pruned_network = student.plain(pruned.weights, pruned.masks, role="pruned")
+        pruned_network = student.plain_network("pruned", pruned)
         run.save_model(f"pruned_step_{step}.keras", pruned_network)
         redundancy = calculate_redundancy(pruned_network, original_sizes)
         live_units = count_live_units(student.connections(pruned_network))
@@ -414,18 +442,19 @@ def pops(teacher, config, seeds, run):
         distilled, entry["attempts"] = shrink(student_class, settings, smaller, widths, student.layer_sizes, task, step)
         summary["steps"].append(entry)
         if not distilled.met:
-            entry["seconds"] = round(run.seconds() - started, 1)
+            entry["seconds"] = run.once(("seconds", step), seconds_since, started)
             sizes = ", ".join(str(attempt["weights"]) for attempt in entry["attempts"])
             ended = f"step {step}: students of fewer weights, {sizes}, did not meet the objective"
             break
 
-        previous, network, widths = sum(student.layer_sizes()), distilled.network, entry["attempts"][-1]["widths"]
+        previous, widths = sum(student.layer_sizes()), entry["attempts"][-1]["widths"]
+        network = student_class(settings, widths).plain_network("student", distilled.weights)
         networks[step] = network
         run.save_model(f"student_step_{step}.keras", network)
-        rewards = choosing_rewards(network, config, seeds, "shrunk", step)
+        rewards = choosing_rewards(network, config, seeds, run, "shrunk", step)
         entry["matches_teacher"] = matches(rewards, teacher_rewards)
         entry["shrunk"] = {"widths": widths, **report(network, task, "shrunk", step)}
-        entry["seconds"] = round(run.seconds() - started, 1)
+        entry["seconds"] = run.once(("seconds", step), seconds_since, started)
         shape = "-".join(map(str, widths))
         log(f"step {step}: shrunk to {shape}, {reward_line(entry['shrunk'])}, {entry['seconds']} s")
         run.save_summary(summary)
@@ -439,9 +468,10 @@ def pops(teacher, config, seeds, run):
     return summary
 
 
-def choosing_rewards(network, config, seeds, *purpose):
+def choosing_rewards(network, config, seeds, run, *purpose):
     """Rewards that tell whether a student matches the teacher. Not those that are reported, which choose nothing."""
-    return evaluate_network(network, config, seeds, config["evaluation"]["choose_episodes"], "confirm", "choose", *purpose)
+    episodes, purpose = config["evaluation"]["choose_episodes"], ("choose", *purpose)
+    return run.once(purpose, evaluate_network, network, config, seeds, episodes, "confirm", *purpose)
 
 
 def report(network, task, *purpose):
@@ -456,8 +486,10 @@ def report(network, task, *purpose):
         )
 
     result = {"weights": weights, "nonzero": nonzero, "percent": 100 * weights / task.original_weights}
-    result |= rewards(evaluation["acting"])
-    return result | ({"greedy": rewards("greedy")} if evaluation["acting"] == "sample" else {})
+    result |= task.run.once(("report", *purpose), rewards, evaluation["acting"])
+    if evaluation["acting"] == "sample":
+        result["greedy"] = task.run.once(("report", *purpose, "greedy"), rewards, "greedy")
+    return result
 
 
 def choices(summary):
@@ -498,7 +530,8 @@ def shrink(student_class, settings, widths, larger, count, task, step):
     attempts = []
     while widths and len(attempts) <= task.config["pops"]["retries"]:
         student = student_class(settings, widths, members=task.config["distill"]["members"])
-        distilled = fit_supervised(student, task, step, attempt=len(attempts) + 1)
+        attempt = len(attempts) + 1
+        distilled = Distilled(*task.run.once(("distilled", step, attempt), fit_supervised, student, task, step, attempt))
         weights = sum(count(widths))
         attempts.append(
             {

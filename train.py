@@ -5,7 +5,6 @@ not variables: that is faster, and going back to an earlier state is keeping its
 variables under TensorFlow, so the two update rules stand here.
 """
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ import tensorflow as tf
 
 from configs import RunFailed, learning_rate
 from environments import make_environments
-from utils import Player, ReplayMemory, Seeds, select_actions, single, standard_error
+from utils import Player, ReplayMemory, Run, Seeds, select_actions, single, standard_error
 
 # Minibatches drawn for one compiled block of updates take at most this much memory.
 BLOCK_BYTES = 2**28
@@ -34,7 +33,7 @@ class Task(NamedTuple):
         original_weights: number of weights of the original student.
         replay: ReplayMemory that the teacher filled once, which the states that students visit may join, or None to start
             one for each IPP and each distillation and to add to it before every iteration and epoch.
-        record: called with the values of each evaluation.
+        run: Run, which takes the metrics and the checkpoints.
     """
 
     config: dict
@@ -43,7 +42,7 @@ class Task(NamedTuple):
     teacher_rewards: np.ndarray
     original_weights: int
     replay: ReplayMemory
-    record: Callable
+    run: Run
 
     def percent(self, student):
         """Size of a student in percent of the original."""
@@ -133,7 +132,9 @@ def _student_block(student, optimizer, tau, schedule):
     return block
 
 
-def train_student(student, state, replay, settings, generator, updates, rate, schedule=None, speed=1.0):
+def train_student(
+    student, state, replay, settings, generator, updates, rate, schedule=None, speed=1.0, done=(0, 0.0), on_block=None
+):
     """Distils the teacher's outputs in the replay into a student, pruning it on the way if there is a schedule.
 
     Args:
@@ -146,18 +147,22 @@ def train_student(student, state, replay, settings, generator, updates, rate, sc
         rate: learning rate.
         schedule: PruningSchedule or None.
         speed: by how much the schedule's clock moves on with each update; 0 turns pruning off.
+        done: of these updates, how many were done before, and the sum of their losses.
+        on_block: called after every block of updates with the state and what is `done` then, for checkpoints.
 
     Returns:
         The new state and the mean loss of one state in nats, float32 [members].
     """
     block = _student_block(student, settings["optimizer"], settings["tau"], schedule)
     most = max(1, BLOCK_BYTES // (settings["batch_size"] * replay.entry_bytes()))
-    total = 0.0
-    for start in range(0, updates, most):
-        count = min(most, updates - start)
-        batches = replay.sample(generator, count, settings["batch_size"])
+    count, total = done
+    while count < updates:
+        more = min(most, updates - count)
+        batches = replay.sample(generator, more, settings["batch_size"])
         state, loss = block(state, *batches, tf.constant(rate), tf.constant(speed))
-        total += loss.numpy() * count
+        count, total = count + more, total + loss.numpy() * more
+        if on_block:
+            on_block(state, (count, total))
     return state, total / updates
 
 
@@ -165,13 +170,13 @@ class Distilled(NamedTuple):
     """The best student of a distillation.
 
     Attributes:
-        network: plain Keras network.
+        weights: of its plain Keras network, as `set_weights` takes them.
         met: whether it met the objective as often, and as clearly, as the settings ask for.
         epochs: epochs trained.
         rewards: those it was chosen by, float64 [episodes].
     """
 
-    network: keras.Model
+    weights: list
     met: bool
     epochs: int
     rewards: np.ndarray
@@ -203,18 +208,32 @@ def fit_supervised(student, task, step, attempt=1):
     player = student_player(student, task, settings["episodes"])
     replay = task.replay or new_replay(task.config)
     best, best_score, in_a_row = None, (False, False, -np.inf), np.zeros(student.members, int)
-    for epoch in range(1, settings["epochs"] + 1):
+    first, within = 1, None
+    if saved := task.run.interrupted("distill", step, attempt):
+        state, best, best_score, in_a_row, first, within = saved
+        state, best = TrainingState(*state), best and Distilled(*best)
+
+    def on_block(state, done):
+        def content():
+            return state, best, best_score, in_a_row, epoch, position_within(done, generator, task, replay)
+
+        task.run.checkpoint(content, "distill", step, attempt)
+
+    for epoch in range(first, settings["epochs"] + 1):
         purpose = ("distill", step, attempt, epoch)
         rate = learning_rate(settings["learning_rate"], percent, epoch)
-        if task.replay is None:
-            fill_replay(task, replay, *purpose)
         generator = task.seeds.generator("minibatches", *purpose)
-        state, losses = train_student(student, state, replay, settings, generator, settings["updates"], rate)
+        if task.replay is None and within is None:
+            fill_replay(task, replay, *purpose)
+        done, within = go_on_within(within, generator, task, replay), None
+        state, losses = train_student(
+            student, state, replay, settings, generator, settings["updates"], rate, done=done, on_block=on_block
+        )
         check_loss(losses, "distill", step, state)
         rewards = evaluate_student(player, state, task, replay, *purpose)
         scores = lower_confidence(rewards, goal["confidence"])
         member = int(scores.argmax())
-        task.record(
+        task.run.metrics(
             phase="distill",
             step=step,
             iteration=epoch,
@@ -235,11 +254,26 @@ def fit_supervised(student, task, step, attempt=1):
         matched = met and settings["until"] == "teacher" and matches(chosen_by, task.teacher_rewards)
         score = matched, confirmed, lower_confidence(chosen_by, goal["confidence"])
         if score > best_score:
-            best, best_score = Distilled(network, met, epoch, chosen_by), score
+            best, best_score = Distilled(network.get_weights(), met, epoch, chosen_by), score
         best = best._replace(met=best.met or met)
         if matched or (met and settings["until"] == "objective"):
             break
     return best._replace(epochs=epoch)
+
+
+def position_within(done, generator, task, replay):
+    """For a checkpoint: where an epoch or iteration is, with its replay memory, if that is not the whole run's."""
+    return done, generator.bit_generator.state, replay.content() if task.replay is None else None
+
+
+def go_on_within(position, generator, task, replay):
+    """Goes back to a `position_within`, if there is one. Returns what is `done`, for `train_student`."""
+    if position is None:
+        return 0, 0.0
+    done, generator.bit_generator.state, content = position
+    if task.replay is None:
+        replay.restore(content)
+    return done
 
 
 def check_loss(loss, phase, step, state):
@@ -371,17 +405,38 @@ def _q_learning_block(agent, discount, double_q, target_sync):
     return block
 
 
-def train_dqn(agent, config, seeds, on_evaluation):
+class Best:
+    """Keeps the weights that scored best at an evaluation so far; the agents have them."""
+
+    def __init__(self, *agents):
+        self.agents, self.score = agents, -np.inf
+
+    def after_evaluation(self, rewards, *states):
+        if rewards.mean() > self.score:
+            self.restore((rewards.mean(), [[w.numpy() for w in state.weights] for state in states]))
+
+    def content(self):
+        return self.score, [agent.network.get_weights() for agent in self.agents]
+
+    def restore(self, content):
+        self.score, weights = content
+        for agent, arrays in zip(self.agents, weights, strict=True):
+            agent.network.set_weights(arrays)
+
+
+def train_dqn(agent, config, seeds, run):
     """Trains a teacher by (double) deep Q-learning until it scores above `stop_above` or its steps are used up.
 
     After each evaluation the agent has the weights that scored best so far. Where an episode is cut off by its step limit,
     its last state still has a value; only states that the environment itself ends count as terminal.
 
+    Checkpoints hold the actions taken: a resumed run takes them again, which brings back environments and replay memory.
+
     Args:
         agent: DQNAgent.
         config: the configuration.
         seeds: Seeds.
-        on_evaluation: called with step, update, learning_rate, loss and rewards [episodes] of every evaluation.
+        run: Run, which takes the metrics and the checkpoints.
 
     Raises:
         RunFailed: the loss is no longer a number.
@@ -413,21 +468,40 @@ def train_dqn(agent, config, seeds, on_evaluation):
     exploration_seed = seeds.environment("train", "train_dqn")
     observations, _ = environments.reset(seed=exploration_seed)
     ended = np.zeros(count, bool)
-    best_score, updates, losses = -np.inf, 0, []
-    for steps in range(count, settings["steps"] + 1, count):
-        progress = min(1.0, steps / settings["epsilon_steps"])
-        epsilon = settings["epsilon_first"] + progress * (settings["epsilon_last"] - settings["epsilon_first"])
-        actions = explore(state.weights, observations, tf.constant([exploration_seed, steps]), tf.constant(epsilon))
-        following, rewards, terminated, truncated, _ = environments.step(actions.numpy())
+    best, updates, losses = Best(agent), 0, []
+    actions, known = np.zeros([settings["steps"] // count, count], np.int16), 0
+    if saved := run.interrupted("teacher"):
+        state, target_weights, generator.bit_generator.state, updates, losses, best_so_far, before = saved
+        state = TrainingState(*state)
+        best.restore(best_so_far)
+        known = len(before)
+        actions[:known] = before
+
+    def content():
+        return (
+            *(state, target_weights, generator.bit_generator.state, updates, losses, best.content()),
+            actions[: index + 1],
+        )
+
+    for index in range(len(actions)):
+        steps = (index + 1) * count
+        if index >= known:
+            progress = min(1.0, steps / settings["epsilon_steps"])
+            epsilon = settings["epsilon_first"] + progress * (settings["epsilon_last"] - settings["epsilon_first"])
+            seed = tf.constant([exploration_seed, steps])
+            actions[index] = explore(state.weights, observations, seed, tf.constant(epsilon)).numpy()
+        following, rewards, terminated, truncated, _ = environments.step(actions[index].astype(np.int64))
         kept = ~ended  # the step after an episode's end only starts the next one
         replay.add(
             observations=observations[kept],
-            actions=actions[kept],
+            actions=actions[index][kept],
             rewards=rewards[kept],
             next_observations=following[kept],
             terminated=terminated[kept],
         )
         observations, ended = following, terminated | truncated
+        if index < known:
+            continue
 
         due = (steps - settings["learning_starts"]) // settings["steps_per_update"] - updates
         if due > 0:
@@ -443,12 +517,11 @@ def train_dqn(agent, config, seeds, on_evaluation):
             if not np.isfinite(loss):
                 raise RunFailed(f"teacher, update {updates}: the loss is {loss}; try a lower teacher.learning_rate_first")
             rewards = player.evaluate(seeds.environment("select", "train_dqn", steps), state.weights)[0]
-            if rewards.mean() > best_score:
-                best_score = rewards.mean()
-                agent.network.set_weights([w.numpy() for w in state.weights])
-            on_evaluation(step=steps, update=updates, learning_rate=rate, loss=loss, rewards=rewards)
+            best.after_evaluation(rewards, state)
+            run.metrics(phase="teacher", step=steps, update=updates, learning_rate=rate, loss=loss, rewards=rewards)
             if rewards.mean() > settings["stop_above"]:
                 break
+        run.checkpoint(content, "teacher")
     environments.close()
 
 
@@ -515,19 +588,20 @@ def _actor_critic_block(actor, critic, settings):
     return block
 
 
-def train_actor_critic(actor, critic, config, seeds, on_evaluation):
+def train_actor_critic(actor, critic, config, seeds, run):
     """Trains a teacher by advantage actor-critic until it scores above `stop_above` or its steps are used up.
 
     Rollouts of many copies, generalised advantages, and several passes over each rollout with a clipped policy gradient
     (PPO, Schulman et al., 2017). Learning rates and the entropy bonus fall in a straight line. After each evaluation both
     agents have the weights that scored best so far.
 
+    Checkpoints hold the actions taken: a resumed run takes them again, which brings back the environments.
+
     Args:
         actor, critic: DQNAgents.
         config: the configuration.
         seeds: Seeds.
-        on_evaluation: called with step, update, learning_rate, loss (the critic's) and rewards [episodes] of every
-            evaluation.
+        run: Run, which takes the metrics (the loss is the critic's) and the checkpoints.
 
     Raises:
         RunFailed: the loss is no longer a number.
@@ -562,13 +636,26 @@ def train_actor_critic(actor, critic, config, seeds, on_evaluation):
     acting = config["evaluation"]["acting"]
     player = Player(policy, config["environment"], copies, "sample", autoreset=True)
     evaluator = Player(policy, config["environment"], settings["episodes"], acting)
-    best_score = -np.inf
-    for rollout in range(settings["steps"] // taken.size):
+    best, first = Best(actor, critic), 0
+    history = np.zeros([settings["steps"] // taken.size * length, copies], np.int16)  # all actions
+    if saved := run.interrupted("teacher"):
+        states, generator.bit_generator.state, best_so_far, before = saved
+        states = tuple(TrainingState(*state) for state in states)
+        best.restore(best_so_far)
+        first = len(before) // length
+        history[: len(before)] = before
+        over = player.retrace(seeds.environment("train", "train_actor_critic", 0), before)
+
+    def content():
+        return states, generator.bit_generator.state, best.content(), history[: (rollout + 1) * length]
+
+    for rollout in range(first, settings["steps"] // taken.size):
         index, steps = 0, (rollout + 1) * taken.size
         left = 1 - rollout * taken.size / settings["steps"]
         seed = seeds.environment("train", "train_actor_critic", rollout)
         player.play(seed, on_step, states[0].weights, go_on=rollout > 0)
         observations[-1] = player.observations
+        history[rollout * length : (rollout + 1) * length] = actions
         candidates = np.flatnonzero(taken)
         passes = [np.resize(generator.permutation(candidates), taken.size) for _ in range(settings["passes"])]
         rates = [left * settings[f"{part}_learning_rate"] for part in ("actor", "critic")]
@@ -591,15 +678,14 @@ def train_actor_critic(actor, critic, config, seeds, on_evaluation):
                         f"try a lower teacher.{part}_learning_rate"
                     )
             scores = evaluator.evaluate(seeds.environment("select", "train_actor_critic", steps), states[0].weights)[0]
-            if scores.mean() > best_score:
-                best_score = scores.mean()
-                for agent, state in zip((actor, critic), states, strict=True):
-                    agent.network.set_weights([w.numpy() for w in state.weights])
-            on_evaluation(
-                step=steps, update=int(states[0].update), learning_rate=rates[0], loss=float(loss), rewards=scores
+            best.after_evaluation(scores, *states)
+            update = int(states[0].update)
+            run.metrics(
+                phase="teacher", step=steps, update=update, learning_rate=rates[0], loss=float(loss), rewards=scores
             )
             if scores.mean() > settings["stop_above"]:
                 break
+        run.checkpoint(content, "teacher")
 
 
 TRAINERS = {"dqn": train_dqn, "actor_critic": train_actor_critic}

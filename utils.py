@@ -5,8 +5,8 @@ import csv
 import importlib.metadata
 import json
 import math
-import os
 import platform
+import shutil
 import time
 import zlib
 from pathlib import Path
@@ -23,7 +23,8 @@ from rich.table import Table
 
 from configs import ConfigurationError
 from environments import make_environments, spaces
-from model import kernels, read_network
+from files import Checkpoints, Damaged, checksum, lock, remove_unfinished, replacing, write_json
+from model import kernels, read_network, save_network
 
 ROOT = Path(__file__).resolve().parent
 
@@ -173,6 +174,22 @@ class Player:
         if self._error is not None:
             raise self._error
 
+    def retrace(self, seed, actions):
+        """Brings the environments to where they were some actions after a `play` from freshly seeded ones.
+
+        Args:
+            actions: int [steps, members * copies].
+
+        Returns:
+            Which copies the last of them ended, bool [members * copies].
+        """
+        self.observations, _ = self.environments.reset(seed=seed)
+        ended = np.zeros(len(self.observations), bool)
+        for now in actions.astype(np.int64):
+            self.observations, _, terminated, truncated, _ = self.environments.step(now)
+            ended = terminated | truncated
+        return ended
+
     def close(self):
         """Frees the environments."""
         self.environments.close()
@@ -247,6 +264,16 @@ class ReplayMemory:
         self.next = (self.next + count) % self.capacity
         self.size = min(self.size + count, self.capacity)
 
+    def content(self):
+        """What `restore` needs, for a checkpoint."""
+        return {name: array[: self.size] for name, array in self.arrays.items()}, self.next
+
+    def restore(self, content):
+        arrays, self.next = content
+        for name, array in self.arrays.items():
+            self.size = len(arrays[name])
+            array[: self.size] = arrays[name]
+
     def sample(self, generator, updates, batch_size):
         """Minibatches for a block of updates: a list of arrays [updates, batch_size, *shape], in the fields' order."""
         rows = generator.integers(self.size, size=(updates, batch_size), dtype=np.int32)
@@ -254,25 +281,6 @@ class ReplayMemory:
 
 
 # Run folder and files
-
-
-@contextlib.contextmanager
-def replacing(path):
-    """Gives a temporary path beside `path`; when the block ends well, that file is flushed and replaces `path`."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.stem}.writing{path.suffix}")
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path, content):
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def _portable(path):
@@ -291,15 +299,23 @@ def make_folder(path):
 
 
 class Run:
-    """A run folder: what is written as a run goes on (see the README for its files).
+    """A run folder: what is written as a run goes on (see the README for its files), and what `--resume` goes on from.
+
+    Every random number follows from the seed and its purpose, so a resumed run takes the same steps again from the start:
+    what `once` finished is not done again, and a loop goes on from what it last handed to `checkpoint`.
 
     Args:
-        folder: is made; must not hold another run.
+        folder: is made where there is none. It must not hold another run, and no other process may use it.
         command, environment, profile, seed, config: what runs.
+        resume: the folder may hold this same run; it goes on from its last checkpoint, if there is one.
         files: the files that it reads, by what they are.
 
+    Attributes:
+        finished: the folder holds this run, and it is complete.
+
     Raises:
-        ConfigurationError: the folder holds files already or cannot be written.
+        ConfigurationError: the folder is in use, holds something else or another run, has only damaged checkpoints, or
+            cannot be written.
     """
 
     COLUMNS = (
@@ -307,29 +323,85 @@ class Run:
         *("learning_rate", "loss", "episodes", "reward_mean", "reward_stderr"),
     )
 
-    def __init__(self, folder, command, environment, profile, seed, config, **files):
+    def __init__(self, folder, command, environment, profile, seed, config, resume=False, **files):
         self.folder = make_folder(folder)
-        self.start = time.perf_counter()
         self.status = None
-        if any(self.folder.iterdir()):
-            raise ConfigurationError(f"{folder}: holds another run or other files; give a new folder with --out")
+        self.every = config["checkpoint"]["seconds"]
+        self.description = {
+            "command": command,
+            "environment": environment,
+            "profile": profile,
+            "seed": seed,
+            **{name: _portable(path) for name, path in files.items()},
+            **{f"{name}_sha256": checksum(path) for name, path in files.items()},
+            "settings": config,
+        }
+        # Where a file lies does not matter, if it is the same one.
+        self.identity = {key: value for key, value in self.description.items() if key not in files}
+        self.checkpoints = Checkpoints(self.folder / "checkpoint", json.dumps(self.identity, sort_keys=True))
+        self.lock = lock(self.folder)
         try:
-            write_json(
-                self.folder / "config.json",
-                {
-                    "command": command,
-                    "environment": environment,
-                    "profile": profile,
-                    "seed": seed,
-                    **{name: _portable(path) for name, path in files.items()},
-                    "settings": config,
-                    "versions": versions(),
-                },
-            )
-            with open(self.folder / "metrics.csv", "x", newline="") as file:
-                csv.writer(file).writerow(self.COLUMNS)
+            self._open(resume)
         except OSError as error:
             raise ConfigurationError(f"{folder}: cannot be written ({error.strerror}); give another --out") from None
+
+    def _open(self, resume):
+        for folder in (self.folder, self.checkpoints.folder):
+            remove_unfinished(folder)
+        stored, saved = self.folder / "config.json", None
+        if stored.exists():
+            if not resume:
+                raise ConfigurationError(
+                    f"{self.folder}: holds a run already; go on with it with --resume, or give a new folder with --out"
+                )
+            self._check_same(stored)
+            saved = self._read_checkpoint()
+        elif any(self.folder.iterdir()):
+            raise ConfigurationError(f"{self.folder}: holds other files; give a new folder with --out")
+        else:
+            write_json(stored, self.description | {"versions": versions()})
+        self.finished = saved is None and "seconds" in self.summary()
+        if resume and not saved and not self.finished:
+            log(f"{self.folder}: nothing to go on from, starts from the beginning")
+        saved = saved or {"done": {}, "loop": None, "parts": {}, "rows": [self.COLUMNS], "seconds": 0.0}
+        self.done, self.loop, self.saved_parts, self.rows = (saved[key] for key in ("done", "loop", "parts", "rows"))
+        self.parts = {}
+        self.start = time.perf_counter() - saved["seconds"]
+        self.last_checkpoint, self.checkpoint_times = time.perf_counter(), []
+        if not self.finished:
+            with replacing(self.folder / "metrics.csv") as temporary, open(temporary, "w", newline="") as file:
+                csv.writer(file).writerows(self.rows)
+
+    def _check_same(self, stored):
+        try:
+            before = json.loads(stored.read_text())
+            different = _difference({key: before.get(key) for key in self.identity}, self.identity)
+        except (ValueError, AttributeError) as error:
+            raise ConfigurationError(f"{stored}: damaged ({error}); start again with another --out") from None
+        if different:
+            name, there, here = different
+            raise ConfigurationError(
+                f"{self.folder}: holds another run: {name} is {there} there and {here} here; "
+                "resume it with its own settings, or give another --out"
+            )
+        if different := _difference(before.get("versions"), versions()):
+            log("the run started with {} {}, now {}: its result may differ in the last bits".format(*different))
+
+    def _read_checkpoint(self):
+        try:
+            saved = self.checkpoints.read(lambda path, error: log(f"{path}: damaged ({error}), left out"))
+        except Damaged as error:
+            raise ConfigurationError(f"{self.checkpoints.folder}: {error}; start again with another --out") from None
+        if saved:
+            log(f"{self.checkpoints.good[-1]}: goes on from here, {saved['seconds']:.0f} s into the run")
+        return saved
+
+    def summary(self):
+        """What summary.json holds; {} before there is one."""
+        try:
+            return json.loads((self.folder / "summary.json").read_text())
+        except (OSError, ValueError):
+            return {}
 
     @contextlib.contextmanager
     def watching(self):
@@ -338,7 +410,63 @@ class Run:
             yield
 
     def seconds(self):
+        """Seconds that the run has taken, without those that a kill undid."""
         return round(time.perf_counter() - self.start, 3)
+
+    @property
+    def evaluations(self):
+        """Evaluations so far."""
+        return len(self.rows) - 1
+
+    def once(self, purpose, function, *arguments):
+        """What `function(*arguments)` returns. If it was done before the run was resumed, what it returned then."""
+        key = _key(purpose)
+        if key not in self.done:
+            self.done[key] = function(*arguments)
+            self.checkpoint()
+        return self.done[key]
+
+    def include(self, name, part):
+        """Makes checkpoints hold a part's `content()`. Returns whether the run was resumed and the part restored."""
+        self.parts[name] = part
+        if name in self.saved_parts:
+            part.restore(self.saved_parts[name])
+        return name in self.saved_parts
+
+    def interrupted(self, *purpose):
+        """What the loop with this purpose handed to the checkpoint that the run was resumed from, or None."""
+        if self.loop is None or self.loop[0] != _key(purpose):
+            return None
+        (_, content), self.loop = self.loop, None
+        return content
+
+    def checkpoint(self, content=None, *purpose):
+        """Writes a checkpoint if it is time for one.
+
+        Args:
+            content: without arguments, returns what the loop with this purpose needs to go on; None between loops.
+        """
+        start = time.perf_counter()
+        if start - self.last_checkpoint < self.every:
+            return
+        self.checkpoints.write(
+            {
+                "done": self.done,
+                "loop": content and (_key(purpose), content()),
+                "parts": {name: part.content() for name, part in self.parts.items()},
+                "rows": self.rows,
+                "seconds": self.seconds(),
+            }
+        )
+        self.last_checkpoint = time.perf_counter()
+        self.checkpoint_times.append(self.last_checkpoint - start)
+
+    def finish(self):
+        """Frees what only `--resume` needs."""
+        if self.checkpoint_times:
+            count, spent = len(self.checkpoint_times), sum(self.checkpoint_times)
+            log(f"checkpoints: {count} in {spent:.1f} s, {100 * spent / self.seconds():.1f} % of the run's time")
+        shutil.rmtree(self.checkpoints.folder, ignore_errors=True)
 
     def metrics(self, *, rewards, **row):
         """Adds an evaluation's row to metrics.csv: rewards [episodes] and the columns that the phase has."""
@@ -346,8 +474,10 @@ class Run:
             row["sparsity"] = round(1 - row["nonzero"] / row["weights"], 6)
         statistics = reward_statistics(rewards)
         row |= {name: statistics[name] for name in ("episodes", "reward_mean", "reward_stderr")}
+        row["seconds"] = self.seconds()
+        self.rows.append([row.get(name, "") for name in self.COLUMNS])
         with open(self.folder / "metrics.csv", "a", newline="") as file:
-            csv.DictWriter(file, self.COLUMNS).writerow({"seconds": self.seconds(), **row})
+            csv.writer(file).writerow(self.rows[-1])
         if self.status:
             size = f"{row['nonzero']:,} of {row['weights']:,} weights, " if "nonzero" in row else ""
             self.status.update(
@@ -357,12 +487,26 @@ class Run:
 
     def save_model(self, name, network):
         """Writes a plain Keras network as `name`."""
-        with replacing(self.folder / name) as temporary:
-            network.save(temporary)
-        return self.folder / name
+        save_network(network, self.folder / name)
 
     def save_summary(self, summary):
         write_json(self.folder / "summary.json", summary)
+
+
+def _key(purpose):
+    return "/".join(map(str, purpose))
+
+
+def _difference(before, now, name=""):
+    """The first value in which two trees of dictionaries differ, as (its name, before, now), or None."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in (*now, *before):
+            if found := _difference(before.get(key), now.get(key), f"{name}.{key}" if name else key):
+                return found
+        return None
+    # Settings may hold tuples, which JSON gives back as lists.
+    before, now = json.dumps(before), json.dumps(now)
+    return None if before == now else (name, before[:60], now[:60])
 
 
 def versions():
@@ -496,7 +640,7 @@ def draw_run(folder, out=None):
     run = load_run(folder)
     out = Path(out or folder)
     paths = [draw_sizes([run], out / "size_vs_reward.png")]
-    before = ROOT / run["config"]["teacher"]
+    before = run["folder"] / "teacher.keras"
     for entry in run["summary"]["steps"]:
         step = entry["step"]
         paths.append(draw_sparsity(run, entry, out / f"sparsity_vs_reward_step_{step}.png"))

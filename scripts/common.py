@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -38,6 +39,11 @@ class Parser(argparse.ArgumentParser):
             default=[],
             metavar="GROUP.KEY=VALUE",
             help="change one setting of configs.py; may be given more than once",
+        )
+        self.add_argument(
+            "--resume",
+            action="store_true",
+            help="go on with the run in that folder from its last checkpoint, if it has one",
         )
 
 
@@ -81,12 +87,18 @@ def import_tensorflow():
     tensorflow.get_logger().setLevel("ERROR")
 
 
-def run_command(command, go_on="start it again"):
+def resume_command():
+    """The command that goes on with this one's run."""
+    arguments = [argument for argument in sys.argv if argument != "--resume"]
+    return shlex.join(["python", *arguments, "--resume"])
+
+
+def run_command(command, go_on=lambda: "start it again"):
     """Runs a command and exits: 0 on success, 2 on bad input, 1 on a failed or interrupted run, with one line each.
 
     Args:
         command: a function without arguments.
-        go_on: what to do after an interruption, or a function that says so.
+        go_on: says what to do after an interruption or when a file cannot be written.
     """
     interrupted = False
 
@@ -104,9 +116,13 @@ def run_command(command, go_on="start it again"):
     except BaseException as error:
         # Inside a compiled loop an interruption comes back as TensorFlow's own exception.
         if interrupted:
-            sys.exit(_say(f"{name}: interrupted; {go_on() if callable(go_on) else go_on}", 1))
-        if isinstance(error, OSError | RunFailed):
+            sys.exit(_say(f"{name}: interrupted; {go_on()}", 1))
+        if isinstance(error, RunFailed):
             sys.exit(_say(f"{name}: {error}", 1))
+        if isinstance(error, OSError):
+            sys.exit(_say(f"{name}: {error}; {go_on()}", 1))
+        if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+            sys.exit(_say(f"{name}: not enough memory ({error}); try smaller settings, for example of replay.capacity", 1))
         raise
 
 

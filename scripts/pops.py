@@ -1,7 +1,5 @@
 """Prunes and shrinks a trained policy (PoPS) and writes the small dense student, metrics, summary and plots."""
 
-import shlex
-import sys
 from pathlib import Path
 
 import common
@@ -30,15 +28,20 @@ def main():
         check_spaces(config)
         teacher = AGENTS[environment].teacher.load(teacher_path, config["model"])
         config["model"] = teacher.settings | {"widths": list(teacher.widths)}
-        run = Run(folder, "pops.py", environment, arguments.profile, seed, config, teacher=teacher_path)
-        with run.watching():
-            summary = pops(teacher, config, Seeds(seed), run)
+        run = Run(
+            *(folder, "pops.py", environment, arguments.profile, seed, config, arguments.resume), teacher=teacher_path
+        )
+        if not run.finished:
+            with run.watching():
+                pops(teacher, config, Seeds(seed), run)
+        summary = run.summary()
         log(results_table(summary))
         log(f"ended: {summary['ended']}")
         for line in choice_lines(summary):
             log(line)
         for path in draw_run(folder):
             log(f"plot: {path}")
+        run.finish()
         log(f"student: {folder / 'student.keras'}")
 
     def go_on():
@@ -46,8 +49,7 @@ def main():
             return "nothing was written"
         students = sorted(folder.glob("student_step_*.keras"), key=lambda path: (len(path.name), path.name))
         saved = f"the last student that met the objective is {students[-1]}" if students else "no student was finished"
-        again = shlex.join(["python", *sys.argv, "--out", f"{folder}-again"])  # the last --out counts
-        return f"{saved}; to start over: {again}"
+        return f"{saved}; go on with: {common.resume_command()}"
 
     common.run_command(command, go_on)
 

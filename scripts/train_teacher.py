@@ -19,16 +19,18 @@ def main():
         from utils import Run, Seeds, check_spaces
 
         check_spaces(config)
-        run = Run(folder, "train_teacher.py", arguments.environment, arguments.profile, arguments.seed, config)
-        agents = AGENTS[arguments.environment]
+        environment, seed = arguments.environment, arguments.seed
+        run = Run(folder, "train_teacher.py", environment, arguments.profile, seed, config, arguments.resume)
+        agents = AGENTS[environment]
         trained = {"teacher": agents.teacher(config["model"])}
         if agents.critic:
             trained["critic"] = agents.critic(config["model"])
-        train_and_report(trained, config, Seeds(arguments.seed), run)
+        train_and_report(trained, config, Seeds(seed), run)
 
-    common.run_command(
-        command, f"the best teacher so far, if any, is {folder / 'teacher.keras'}; start again with another --out"
-    )
+    def go_on():
+        return f"the best teacher so far, if any, is {folder / 'teacher.keras'}; go on with: {common.resume_command()}"
+
+    common.run_command(command, go_on)
 
 
 def train_and_report(trained, config, seeds, run):
@@ -41,29 +43,25 @@ def train_and_report(trained, config, seeds, run):
     from train import TRAINERS, evaluate_network
     from utils import log, reward_statistics, rewards_text
 
-    evaluations = 0
-
-    def on_evaluation(**row):
-        nonlocal evaluations
-        evaluations += 1
-        run.metrics(phase="teacher", **row)
-
-    try:
-        with run.watching():
-            TRAINERS[config["teacher"]["algorithm"]](*trained.values(), config, seeds, on_evaluation)
-    finally:
-        if evaluations:
-            for role, agent in trained.items():
-                run.save_model(f"{role}.keras", agent.network)
-    network = trained["teacher"].network
-    weights, _ = count_weights(network)
-    episodes = config["evaluation"]["report_episodes"]
-    rewards = evaluate_network(network, config, seeds, episodes, "report", "teacher")
-    summary = {"teacher": {"weights": weights, **reward_statistics(rewards)}, "seconds": run.seconds()}
-    run.save_summary(summary)
+    if not run.finished:
+        try:
+            with run.watching():
+                TRAINERS[config["teacher"]["algorithm"]](*trained.values(), config, seeds, run)
+        finally:
+            if run.evaluations:
+                for role, agent in trained.items():
+                    run.save_model(f"{role}.keras", agent.network)
+        network = trained["teacher"].network
+        weights, _ = count_weights(network)
+        rewards = evaluate_network(network, config, seeds, config["evaluation"]["report_episodes"], "report", "teacher")
+        run.save_summary({"teacher": {"weights": weights, **reward_statistics(rewards)}, "seconds": run.seconds()})
+        run.finish()
+    summary = run.summary()
+    teacher = summary["teacher"]
     log(
-        f"teacher of {weights:,} weights: reward {rewards_text(summary['teacher'])} over {episodes} fresh episodes "
-        f"(lowest {rewards.min():.0f}), {run.seconds():.0f} s, {run.folder / 'teacher.keras'}"
+        f"teacher of {teacher['weights']:,} weights: reward {rewards_text(teacher)} "
+        f"over {teacher['episodes']} fresh episodes (lowest {teacher['reward_min']:.0f}), "
+        f"{summary['seconds']:.0f} s, {run.folder / 'teacher.keras'}"
     )
 
 

@@ -1,0 +1,261 @@
+"""What a run reads and writes: whole files or none, sealed with a checksum, checkpoints without pickle, one run a folder.
+
+Apart from `utils.py` because `model.py` reads sealed files and `utils.py` builds on `model.py`.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from configs import ConfigurationError
+
+
+class Damaged(ValueError):
+    """A file is not what was written. The message says in what way."""
+
+
+# Whole files or none
+
+
+def _temporary(path):
+    return path.with_name(f".{path.stem}.writing{path.suffix}")
+
+
+def remove_unfinished(folder):
+    """Removes what processes that were killed had begun to write."""
+    for path in folder.glob(".*.writing*"):
+        path.unlink()
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Gives a temporary path beside `path`; when the block ends well, that file is flushed and replaces `path`."""
+    path = Path(path)
+    temporary = _temporary(path)
+    try:
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, path)
+        _flush(path.parent)
+    finally:
+        with contextlib.suppress(OSError):  # what went wrong before says more
+            temporary.unlink(missing_ok=True)
+
+
+def _flush(path):
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path, content):
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+# Sealed files. Keras files and checkpoints are zip archives, which may end with a comment: the SHA-256 of all before it.
+
+_SEAL_BYTES = len("sha256:") + 64
+_END_BYTES = 22  # of the record that ends an archive; its last two bytes are the length of the comment
+
+
+def seal(path):
+    """Ends a zip archive that has no comment with the checksum of the whole file."""
+    with open(path, "r+b") as file:
+        file.seek(-2, os.SEEK_END)
+        file.write(_SEAL_BYTES.to_bytes(2, "little"))
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(0, os.SEEK_END)
+        file.write(f"sha256:{digest}".encode())
+
+
+def check_seal(path, needed=True):
+    """Raises Damaged unless a zip archive is as it was sealed.
+
+    Args:
+        needed: otherwise an archive without a seal, from elsewhere, has to fit only its own, weaker checksums.
+    """
+    content = Path(path).read_bytes()
+    end = content[-_END_BYTES:]
+    if not needed and end[:4] == b"PK\5\6" and end[-2:] == b"\0\0":
+        with zipfile.ZipFile(path) as archive:
+            if broken := archive.testzip():
+                raise Damaged(f"its part {broken} does not fit its checksum")
+        return
+    found = re.fullmatch(rb"sha256:([0-9a-f]{64})", content[-_SEAL_BYTES:])
+    if not found:
+        raise Damaged("it does not end as it was written")
+    if hashlib.sha256(content[:-_SEAL_BYTES]).hexdigest().encode() != found[1]:
+        raise Damaged("it does not fit its checksum")
+
+
+def checksum(path):
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# The checksums of a folder's files, in the format of the program sha256sum: a file that took another's place is noticed.
+
+_LIST = "SHA256SUMS"
+
+
+def _listed(folder):
+    """{name: checksum} of the files that a folder lists."""
+    try:
+        lines = (folder / _LIST).read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return {}
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+
+
+def _list(folder, listed):
+    with replacing(folder / _LIST) as temporary:
+        temporary.write_text("".join(f"{listed[name]}  {name}\n" for name in sorted(listed)))
+
+
+@contextlib.contextmanager
+def listing(path):
+    """Lists a file's checksum in its folder when the block, which writes the file, ends well."""
+    folder, listed = path.parent, _listed(path.parent)
+    if listed.pop(path.name, None):  # so that a kill in between leaves no wrong line
+        _list(folder, listed)
+    yield
+    _list(folder, listed | {path.name: checksum(path)})
+
+
+def check_listed(path):
+    """Raises Damaged if a file is not the one that its folder lists under this name."""
+    path = Path(path)
+    if _listed(path.parent).get(path.name, checksum(path)) != checksum(path):
+        raise Damaged(f"it is not the file that {path.parent / _LIST} lists")
+
+
+# Values as JSON and arrays. Only the kinds below are written, and only they come back: no code, no pickle.
+
+# What is written as an array: how to tell it, and how to get it back.
+_ARRAYS = {
+    "tensor": (tf.is_tensor, tf.constant),
+    "array": (lambda value: isinstance(value, np.ndarray) and not value.dtype.hasobject, lambda array: array),
+    "scalar": (lambda value: isinstance(value, np.bool_ | np.number), lambda array: array[()]),
+}
+
+
+def _pack(value, arrays):
+    """A value as what JSON can hold; its arrays and tensors are appended to `arrays`."""
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    for kind, (fits, _) in _ARRAYS.items():
+        if fits(value):
+            arrays.append(np.asarray(value))
+            return [kind, len(arrays) - 1]
+    if isinstance(value, dict):
+        return ["dict", {key: _pack(part, arrays) for key, part in value.items()}]
+    if isinstance(value, list | tuple):
+        return ["list" if isinstance(value, list) else "tuple", [_pack(part, arrays) for part in value]]
+    raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}")
+
+
+def _unpack(packed, arrays):
+    if not isinstance(packed, list):
+        return packed
+    kind, content = packed
+    if kind in _ARRAYS:
+        return _ARRAYS[kind][1](arrays[content])
+    if kind == "dict":
+        return {key: _unpack(part, arrays) for key, part in content.items()}
+    return {"list": list, "tuple": tuple}[kind](_unpack(part, arrays) for part in content)
+
+
+def write_values(path, value):
+    """Writes a tree of dictionaries, lists, tuples, arrays, tensors, numbers and text as a sealed file."""
+    arrays = []
+    text = json.dumps(_pack(value, arrays))
+    with replacing(path) as temporary:
+        np.savez(temporary, np.frombuffer(text.encode(), np.uint8), *arrays)
+        seal(temporary)
+
+
+def read_values(path):
+    """What `write_values` wrote, equal to the bit; named tuples come back as tuples. Raises Damaged."""
+    try:
+        check_seal(path)
+        with np.load(path, allow_pickle=False) as archive:
+            text, *arrays = (archive[f"arr_{index}"] for index in range(len(archive.files)))
+        return _unpack(json.loads(text.tobytes()), arrays)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, IndexError, zipfile.BadZipFile) as error:
+        raise Damaged(" ".join(str(error).split())[:120] or type(error).__name__) from None
+
+
+class Checkpoints:
+    """The checkpoints of a run, in a folder of their own: the newest, and the one before in case the newest is damaged.
+
+    Args:
+        folder: their folder.
+        owner: text that tells the run from others; another run's checkpoint is refused.
+    """
+
+    def __init__(self, folder, owner):
+        self.folder, self.owner = folder, owner
+        self.good = []  # paths, the newest last
+
+    def paths(self):
+        return sorted(self.folder.glob("[0-9]*.npz"))
+
+    def write(self, value):
+        """Raises OSError if it cannot be written; the ones before are still there then."""
+        self.folder.mkdir(exist_ok=True)
+        number = max((int(path.stem) for path in self.paths()), default=0) + 1
+        path = self.folder / f"{number:06}.npz"
+        write_values(path, {"owner": self.owner, "number": number, "value": value})
+        self.good = [*self.good, path][-2:]
+        for old in set(self.paths()) - set(self.good):
+            old.unlink()
+
+    def read(self, on_damage):
+        """The newest value that is not damaged, or None where there are no checkpoints.
+
+        Args:
+            on_damage: called with each damaged file and in what way it is.
+
+        Raises:
+            Damaged: all of them are.
+        """
+        paths = self.paths()
+        for path in reversed(paths):
+            try:
+                content = read_values(path)
+                if (content["owner"], content["number"]) != (self.owner, int(path.stem)):
+                    raise Damaged("it is another run's, or was renamed")
+            except Damaged as error:
+                on_damage(path, error)
+            else:
+                self.good = [path]
+                return content["value"]
+        if paths:
+            raise Damaged("no checkpoint is left that is not damaged")
+        return None
+
+
+def lock(folder):
+    """Locks a folder for this process, for as long as it lives. Raises ConfigurationError if another one has it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise ConfigurationError(
+            f"{folder}: another process is running there; wait for it to end, or give another --out"
+        ) from None
+    return handle
