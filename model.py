@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from configs import ENVIRONMENTS, ConfigurationError
-from files import Damaged, check_listed, check_seal, listing, replacing, seal
+from files import check_listed, check_seal, listing, replacing, seal
 
 # Up to this many weights a product is done as multiply and sum. The compiler fuses that with its neighbours, while a call
 # of the matrix product costs more than the arithmetic of so small a layer (`scripts/bench.py` shows the effect).
@@ -86,11 +86,9 @@ def read_network(path):
         check_listed(path)
         check_seal(path, needed=False)
         return keras.models.load_model(path, compile=False, safe_mode=True)
-    except Damaged as error:
-        raise ConfigurationError(f"{path}: damaged: {error}") from None
     except Exception as error:  # Keras raises many kinds for what is no model file
-        reason = " ".join(str(error).split())[:120]
-        raise ConfigurationError(f"{path}: not a readable Keras model file ({reason})") from None
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigurationError(f"{path}: damaged, or no Keras model file ({reason})") from None
 
 
 def save_network(network, path):

@@ -5,9 +5,11 @@ import csv
 import importlib.metadata
 import json
 import math
+import os
 import platform
 import shutil
 import time
+import weakref
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -339,11 +341,14 @@ class Run:
         # Where a file lies does not matter, if it is the same one.
         self.identity = {key: value for key, value in self.description.items() if key not in files}
         self.checkpoints = Checkpoints(self.folder / "checkpoint", json.dumps(self.identity, sort_keys=True))
-        self.lock = lock(self.folder)
+        self.unlock = weakref.finalize(self, os.close, lock(self.folder))
         try:
             self._open(resume)
-        except OSError as error:
-            raise ConfigurationError(f"{folder}: cannot be written ({error.strerror}); give another --out") from None
+        except BaseException as error:
+            self.unlock()
+            if isinstance(error, OSError):
+                raise ConfigurationError(f"{folder}: cannot be written ({error.strerror}); give another --out") from None
+            raise
 
     def _open(self, resume):
         for folder in (self.folder, self.checkpoints.folder):
@@ -596,12 +601,16 @@ def load_run(folder):
             run[name] = json.loads((folder / f"{name}.json").read_text())
             if missing := [key for key in keys if key not in run[name]]:
                 raise ValueError(f"{name}.json has no {missing[0]}")
+        # Names of files follow from the numbers of steps, so they must be numbers.
+        steps = [entry["step"] for entry in run["summary"]["steps"]]
+        if steps != list(range(1, len(steps) + 1)) or not all(type(step) is int for step in steps):
+            raise ValueError("summary.json does not number its steps 1, 2, ...")
         with open(folder / "metrics.csv", newline="") as file:
             run["metrics"] = [
                 {key: text if key == "phase" else float(text or "nan") for key, text in row.items()}
                 for row in csv.DictReader(file)
             ]
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise ConfigurationError(f"{folder}: does not hold a finished run of pops.py ({error})") from None
     return run
 

@@ -72,6 +72,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+GOES_ON = "goes on from here"  # what a resumed run says of its checkpoint
+
+
 def started(arguments, **named):
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **named
@@ -121,7 +124,7 @@ def check_kills(count, generator, folder, names):
         start = time.monotonic()
         output = finished(started(["-c", KILLER, 0, *arguments_of(name, whole, teachers[environment])]))
         seconds, calls = time.monotonic() - start, int(output.rpartition("calls ")[2])
-        kills = trials = same = 0
+        kills = trials = same = resumed = 0
         while kills < count:
             trials += 1
             again = folder / f"{whole.name}-{trials}"
@@ -133,19 +136,23 @@ def check_kills(count, generator, folder, names):
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(None if last else generator.uniform(0.2, 1) * seconds)
                 process.kill()
-                _, errors = process.communicate()
+                output, errors = process.communicate()
+                resumed += GOES_ON in output
                 if process.returncode == -signal.SIGKILL:
                     kills += 1
                 elif process.returncode:
                     raise RunFailed(f"{name}: {errors[-2000:]}")
                 resume = ["--resume"]
-            finished(started([*arguments, "--resume"]))
+            resumed += GOES_ON in finished(started([*arguments, "--resume"]))
             if result_of(again) == result_of(whole):
                 same += 1
             else:
                 print(f"{name}: not the same after kills, see {again} and {whole}")
         broken += trials - same
-        print(f"{name}: {kills} kills; {same} of {trials} runs ended with the same models, summary and metrics to the bit")
+        print(
+            f"{name}: {kills} kills, {resumed} times a checkpoint to go on from; "
+            f"{same} of {trials} runs gave the same models, summary and metrics to the bit"
+        )
     return broken
 
 
@@ -245,7 +252,10 @@ def random_configuration(generator):
         group = generator.choice([group for group in config if isinstance(config[group], dict)])
         key = generator.choice([*config[group], "new"])
         change = generator.random()
-        if change < 0.75:
+        if change < 0.4 and type(config[group].get(key)) in (int, float):
+            factor = generator.choice([0.5, 0.9, 1.1, 2, 3])
+            config[group][key] = type(config[group][key])(config[group][key] * factor)
+        elif change < 0.75:
             config[group][key] = random_value(generator)
         elif change < 0.85:
             config[group].pop(key, None)

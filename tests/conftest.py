@@ -1,5 +1,6 @@
 """What the tests share: a small configuration, commands run as a user runs them, and runs made once."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import pytest
 
 from configs import configuration
+from utils import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 TEACHER = ROOT / "saved_models" / "cartpole" / "teacher.keras"
@@ -28,6 +30,27 @@ TINY = (
 @pytest.fixture(scope="session")
 def config():
     return configuration("cartpole", assignments=TINY)
+
+
+@pytest.fixture
+def new_run(tmp_path):
+    """Makes a Run with a configuration in a folder of its own."""
+    numbers = itertools.count()
+
+    def make(config, folder=None, **changes):
+        folder = folder or tmp_path / f"run{next(numbers)}"
+        return Run(
+            folder,
+            **{"command": "pops.py", "environment": "cartpole", "profile": "fast", "seed": 0} | changes,
+            config=config,
+        )
+
+    return make
+
+
+def rows_of(run):
+    """A run's metrics as dictionaries."""
+    return [dict(zip(run.COLUMNS, row, strict=True)) for row in run.rows[1:]]
 
 
 def command(script, *arguments, cwd=ROOT, env=None):

@@ -235,13 +235,13 @@ def test_between_lies_strictly_between(data):
     ("worked", "retries", "sizes"),
     [((5,), 2, [5]), ((7,), 2, [5, 7]), ((8,), 2, [5, 7, 8]), ((), 2, [5, 7, 8]), ((), 0, [5]), ((), 9, [5, 7, 8, 9])],
 )
-def test_shrink_tries_sizes_in_between_and_then_stops(monkeypatch, config, worked, retries, sizes):
+def test_shrink_tries_sizes_in_between_and_then_stops(monkeypatch, config, new_run, worked, retries, sizes):
     def fit(student, task, step, attempt):
         return Distilled(None, student.widths[0] in worked, 1, np.zeros(2))
 
     monkeypatch.setattr(prune, "fit_supervised", fit)
     config = config | {"pops": config["pops"] | {"retries": retries}}
-    task = Task(config, None, None, None, 99_584, None, None)
+    task = Task(config, None, None, None, 99_584, None, new_run(config))
     distilled, attempts = shrink(StudentCartPole, SETTINGS, (5, 1, 1), (10, 1, 1), count, task, step=1)
     assert [attempt["widths"][0] for attempt in attempts] == sizes
     assert distilled.met is attempts[-1]["met_objective"] is bool(worked)

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 
 import keras
 import numpy as np
@@ -38,9 +37,9 @@ def metrics(folder):
 
 def test_pops_writes_the_files_of_the_contract(tiny_run):
     names = {path.name for path in tiny_run.iterdir()}
-    assert {"config.json", "metrics.csv", "summary.json", "size_vs_reward.png", *MODELS} <= names
+    assert {"config.json", "metrics.csv", "summary.json", "size_vs_reward.png", "teacher.keras", *MODELS} <= names
     assert {"sparsity_vs_reward_step_1.png", "weights_step_1.png"} <= names
-    assert not any(name.startswith(".") for name in names)
+    assert "checkpoint" not in names and not any(name.startswith(".") for name in names)
     config = json.loads((tiny_run / "config.json").read_text())
     assert config["seed"] == 0 and config["settings"]["pops"]["steps"] == 2 and "tensorflow" in config["versions"]
     rows = metrics(tiny_run)
@@ -107,9 +106,8 @@ def test_the_papers_profile_runs(tmp_path):
     assert "the size changed by" in summary["ended"]
 
 
-def saved_weights(folder, name):
-    with zipfile.ZipFile(folder / name) as archive:
-        return archive.read("model.weights.h5")
+def model_bytes(folder, name):
+    return (folder / name).read_bytes()
 
 
 def test_same_seed_same_result_to_the_bit_and_other_seeds_differ(tiny_run, tmp_path):
@@ -120,7 +118,7 @@ def test_same_seed_same_result_to_the_bit_and_other_seeds_differ(tiny_run, tmp_p
     assert without_seconds(first) == without_seconds(second)
     assert tiny_pops(other, "--seed", 1, "--set", "pops.steps=1").returncode == 0
     for name in MODELS:
-        assert saved_weights(same, name) == saved_weights(tiny_run, name) != saved_weights(other, name)
+        assert model_bytes(same, name) == model_bytes(tiny_run, name) != model_bytes(other, name)
 
 
 def test_evaluate_prints_one_object(tiny_run):
@@ -151,7 +149,8 @@ def test_train_teacher_writes_a_teacher_that_pops_takes(tmp_path):
     folder = tmp_path / "teacher"
     result = command("train_teacher.py", "cartpole", "--out", folder, *(f"--set={s}" for s in settings))
     assert result.returncode == 0, result.stderr
-    assert {path.name for path in folder.iterdir()} == {"config.json", "metrics.csv", "summary.json", "teacher.keras"}
+    names = {"config.json", "metrics.csv", "summary.json", "teacher.keras", "SHA256SUMS"}
+    assert {path.name for path in folder.iterdir()} == names
     assert len(metrics(folder)) == 3 and metrics(folder)[0]["phase"] == "teacher"
     result = tiny_pops(tmp_path / "run", "--teacher", folder / "teacher.keras", "--set", "pops.steps=1")
     assert result.returncode == 0, result.stderr
@@ -184,7 +183,7 @@ def run_tiny_lunarlander(teacher, out):
 
 def test_an_actor_critic_teacher_goes_through_the_same_pops(tiny_lunarlander):
     teacher, run = tiny_lunarlander
-    names = {"config.json", "metrics.csv", "summary.json", "teacher.keras", "critic.keras"}
+    names = {"config.json", "metrics.csv", "summary.json", "teacher.keras", "critic.keras", "SHA256SUMS"}
     assert {path.name for path in teacher.iterdir()} == names
     assert len(metrics(teacher)) == 2 and metrics(teacher)[-1]["update"] == "64"
     summary = json.loads((run / "summary.json").read_text())
@@ -197,14 +196,14 @@ def test_an_actor_critic_teacher_goes_through_the_same_pops(tiny_lunarlander):
     assert above["step"] == len(summary["steps"]) and above["file"] == f"student_step_{above['step']}.keras"
     final = matching or above
     assert summary["final"] == final | {"file": "student.keras"}
-    assert saved_weights(run, "student.keras") == saved_weights(run, final["file"])
+    assert model_bytes(run, "student.keras") == model_bytes(run, final["file"])
 
 
 def test_lunarlander_too_gives_the_same_result_to_the_bit(tiny_lunarlander, tmp_path):
     teacher, run = tiny_lunarlander
     assert run_tiny_lunarlander(teacher / "teacher.keras", tmp_path / "run").returncode == 0
     assert without_seconds(metrics(tmp_path / "run")) == without_seconds(metrics(run))
-    assert saved_weights(tmp_path / "run", "student.keras") == saved_weights(run, "student.keras")
+    assert model_bytes(tmp_path / "run", "student.keras") == model_bytes(run, "student.keras")
 
 
 def test_a_critic_is_refused_by_name(tiny_lunarlander, tmp_path):
@@ -247,7 +246,34 @@ def test_plot_takes_all_results_but_not_two_environments_at_once(tmp_path):
     refused(command("plot.py", *mixed, "--out", tmp_path), "runs of different environments, cartpole and lunarlander")
 
 
-@pytest.mark.parametrize("script", ["train_teacher.py", "pops.py", "evaluate.py", "plot.py", "bench.py"])
+def test_names_and_paths_in_a_runs_files_do_not_lead_out_of_its_folder(tiny_run, tmp_path):
+    folder = shutil.copytree(tiny_run, tmp_path / "copy" / "run")
+    config, summary = (json.loads((folder / name).read_text()) for name in ("config.json", "summary.json"))
+    os.mkfifo(tmp_path / "elsewhere.keras")  # whoever opens it waits for ever
+    for path in (str(tmp_path / "elsewhere.keras"), "../../elsewhere.keras"):
+        (folder / "config.json").write_text(json.dumps(config | {"teacher": path}))
+        (folder / "weights_step_1.png").unlink()
+        assert command("plot.py", folder).returncode == 0
+        assert (folder / "weights_step_1.png").exists()  # drawn from the run's own teacher.keras
+    for step in ("../../out", "/tmp/out", 1.0, None):
+        summary["steps"][0]["step"] = step
+        (folder / "summary.json").write_text(json.dumps(summary))
+        refused(command("plot.py", folder), str(folder), "does not hold a finished run")
+    assert {path.name for path in tmp_path.iterdir()} == {"copy", "elsewhere.keras"}
+    assert [path.name for path in (tmp_path / "copy").iterdir()] == ["run"]
+
+
+def test_a_finished_run_resumed_says_so_again_and_changes_nothing(tiny_run, tmp_path):
+    folder = shutil.copytree(tiny_run, tmp_path / "copy")
+    before = {path.name: path.read_bytes() for path in folder.glob("*[!g]")}
+    result = tiny_pops(folder, "--resume")
+    assert (
+        result.returncode == 0 and "ended: 2 steps done" in result.stdout and "nothing to go on from" not in result.stdout
+    )
+    assert {path.name: path.read_bytes() for path in folder.glob("*[!g]")} == before
+
+
+@pytest.mark.parametrize("script", ["train_teacher.py", "pops.py", "evaluate.py", "plot.py", "bench.py", "reliability.py"])
 def test_help_shows_an_example(script):
     result = command(script, "--help")
     assert result.returncode == 0 and f"python scripts/{script}" in result.stdout
@@ -295,7 +321,7 @@ def test_bad_teacher_files_are_refused_by_name(tmp_path):
 
     for content in (b"", whole[: len(whole) // 2], os.urandom(5000), b'{"a": 1}'):
         path.write_bytes(content)
-        assert "not a readable Keras model file" in refusal()
+        assert "damaged, or no Keras model file" in refusal()
     keras_file(path, inputs=8, outputs=4)
     assert "takes (None, 8) and gives (None, 4); this environment needs (None, 4) and (None, 2)" in refusal()
     keras_file(path, inputs=4, outputs=2, layer="tanh")
@@ -311,7 +337,7 @@ def test_a_bad_teacher_file_is_refused_and_nothing_is_written(tmp_path):
     teacher = tmp_path / "teacher.keras"
     teacher.write_bytes(TEACHER.read_bytes()[:1000])
     result = command("pops.py", "cartpole", "--teacher", teacher, "--out", tmp_path / "run")
-    refused(result, str(teacher), "not a readable Keras model file")
+    refused(result, str(teacher), "damaged, or no Keras model file")
     assert not (tmp_path / "run").exists()
 
 
@@ -321,14 +347,15 @@ def test_a_keras_file_with_code_is_not_run(tmp_path):
     network = keras.Sequential([keras.Input((4,)), layer, keras.layers.Dense(2)])
     network.save(path)
     trace.unlink(missing_ok=True)
-    refused(command("pops.py", "cartpole", "--teacher", path, "--out", tmp_path / "run"), "not a readable Keras")
+    refused(command("pops.py", "cartpole", "--teacher", path, "--out", tmp_path / "run"), "damaged, or no Keras model file")
     assert not trace.exists()
 
 
 def test_a_used_or_unwritable_folder_is_refused_and_left_alone(tiny_run, tmp_path):
     folder = shutil.copytree(tiny_run, tmp_path / "copy")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    refused(tiny_pops(folder), str(folder), "holds another run")
+    refused(tiny_pops(folder), str(folder), "holds a run already; go on with it with --resume")
+    refused(tiny_pops(folder, "--resume", "--set", "prune.frequency=6"), "settings.prune.frequency is 5 there and 6 here")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     refused(tiny_pops(folder / "config.json" / "deep"), "no folder can be made")
 
@@ -370,7 +397,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert errors.count("\n") == 1 and "interrupted; no student was finished; to start over: " in errors
-    again = shlex.split(errors.split("to start over: ")[1])
-    assert again[2:] == [*arguments, "--out", f"{folder}-again"]
+    assert errors.count("\n") == 1 and "interrupted; no student was finished; go on with: " in errors
+    again = shlex.split(errors.split("go on with: ")[1])
+    assert again[2:] == [*arguments, "--resume"]
     assert len(metrics(folder)) > 3

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import rows_of
 
 import train
 from configs import RunFailed, configuration
@@ -201,15 +202,18 @@ def test_speed_zero_turns_pruning_off_and_freezes_the_clock(generator, replay):
     assert float(state.clock) == 10
 
 
-def teacher_task(config, **changes):
+@pytest.fixture
+def teacher_task(new_run):
+    return lambda config: make_teacher_task(config, new_run)
+
+
+def make_teacher_task(config, new_run):
+    """A Task with a small untrained teacher, and that teacher."""
     agent = CartPoleDQN(config["model"], WIDTHS)
     agent.network.set_weights(agent.initial_weights(np.random.default_rng(3), 0.1))
-    rows = []
     teacher_rewards = np.array([9.0, 10.0])
-    task = Task(
-        config, Seeds(0), agent.network, teacher_rewards, sum(agent.layer_sizes()), None, lambda **row: rows.append(row)
-    )
-    return task._replace(**changes), agent, rows
+    task = Task(config, Seeds(0), agent.network, teacher_rewards, sum(agent.layer_sizes()), None, new_run(config))
+    return task, agent
 
 
 def filled(task):
@@ -218,8 +222,8 @@ def filled(task):
     return replay
 
 
-def test_teacher_fills_the_replay_with_its_outputs(config):
-    task, agent, _ = teacher_task(config)
+def test_teacher_fills_the_replay_with_its_outputs(config, teacher_task):
+    task, agent = teacher_task(config)
     replay, again = filled(task), filled(task)
     assert replay.size == config["replay"]["observe"]
     states = replay.arrays["observations"]
@@ -230,20 +234,20 @@ def test_teacher_fills_the_replay_with_its_outputs(config):
 
 
 @pytest.mark.parametrize("refill", [True, False])
-def test_fit_supervised_reports_whether_the_objective_was_met(config, refill):
+def test_fit_supervised_reports_whether_the_objective_was_met(config, teacher_task, refill):
     for objective, met in ((0, True), (1000, False)):
         settings = config | {"evaluation": config["evaluation"] | {"objective": objective}}
-        task, _, rows = teacher_task(settings)
+        task, _ = teacher_task(settings)
         task = task._replace(replay=None if refill else filled(task))
         distilled = fit_supervised(StudentCartPole(config["model"], (2, 2, 2), members=2), task, step=1)
         assert distilled.met is met
-        assert distilled.epochs == len(rows) == (1 if met else config["distill"]["epochs"])
+        assert distilled.epochs == task.run.evaluations == (1 if met else config["distill"]["epochs"])
         assert distilled.rewards.shape == (config["distill"]["episodes"],)
 
 
-def test_states_that_students_visit_join_the_replay_with_the_teachers_outputs(config):
+def test_states_that_students_visit_join_the_replay_with_the_teachers_outputs(config, teacher_task):
     changes = {"capacity": 2000, "student_states": 50}
-    task, agent, _ = teacher_task(config | {"replay": config["replay"] | changes})
+    task, agent = teacher_task(config | {"replay": config["replay"] | changes})
     replay = filled(task)
     before = replay.size
     student = StudentCartPole(config["model"], (2, 2, 2), members=2)
@@ -285,13 +289,15 @@ class Scores:
         ("teacher", 1, [170, 300], [(190, 0)], True, 170),  # what matches ends it at once
     ],
 )
-def test_distillation_ends_as_the_scores_say(monkeypatch, config, until, patience, confirmed, epochs, met, kept):
+def test_distillation_ends_as_the_scores_say(
+    monkeypatch, config, teacher_task, until, patience, confirmed, epochs, met, kept
+):
     config = config | {
         "evaluation": config["evaluation"] | {"objective": 100},
         "distill": config["distill"]
         | {"until": until, "patience": patience, "epochs": 3, "updates": 2, "confirm_episodes": 2 if confirmed else 0},
     }
-    task, _, _ = teacher_task(config)
+    task, _ = teacher_task(config)
     task = task._replace(replay=filled(task), teacher_rewards=np.full(2, 160.0))
     confirmed = iter(confirmed or [])
     monkeypatch.setattr(train, "student_player", lambda *_: Scores(epochs))
@@ -301,18 +307,18 @@ def test_distillation_ends_as_the_scores_say(monkeypatch, config, until, patienc
     assert distilled.rewards.mean() == kept
 
 
-def test_ipp_returns_the_sparsest_good_state_or_none(config):
-    task, agent, rows = teacher_task(config)
+def test_ipp_returns_the_sparsest_good_network_or_none(config, teacher_task):
+    task, agent = teacher_task(config)
     task = task._replace(replay=filled(task))
     student = StudentCartPole(config["model"], WIDTHS)
     state = initial_state(*student.copy(agent.network))
     never = task._replace(config=config | {"evaluation": config["evaluation"] | {"objective": 1000, "lower_bound": 0}})
     assert iterative_pruning_policy_distillation(student, state, never, step=1) is None
-    rows.clear()
+    before = task.run.evaluations
     always = task._replace(config=config | {"evaluation": config["evaluation"] | {"objective": 1, "lower_bound": 0}})
     pruned = iterative_pruning_policy_distillation(student, state, always, step=1)
-    nonzero = sum(int(mask.numpy().sum()) for mask in pruned.masks)
-    assert nonzero == min(row["nonzero"] for row in rows) < sum(student.layer_sizes())
+    nonzero = sum(np.count_nonzero(kernel) for kernel in pruned[::2])
+    assert nonzero == min(row["nonzero"] for row in rows_of(task.run)[before:]) < sum(student.layer_sizes())
 
 
 def test_a_loss_that_is_no_number_ends_the_run_by_name(generator, replay):
@@ -325,7 +331,7 @@ def test_a_loss_that_is_no_number_ends_the_run_by_name(generator, replay):
         check_loss(loss, "distill", 2, state)
 
 
-def test_teacher_training_is_reproducible_and_learns(config):
+def test_teacher_training_is_reproducible_and_learns(config, new_run):
     config = config | {
         "teacher": config["teacher"]
         | {"steps": 2000, "learning_starts": 200, "evaluate_every": 1000, "episodes": 10, "epsilon_steps": 1000},
@@ -333,28 +339,28 @@ def test_teacher_training_is_reproducible_and_learns(config):
         "replay": config["replay"] | {"capacity": 4000},
     }
     histories = []
-    for seed in (0, 0):
-        agent, rows = CartPoleDQN(config["model"]), []
-        train_dqn(agent, config, Seeds(seed), lambda rows=rows, **row: rows.append(row))
-        histories.append([(row["loss"], *row["rewards"]) for row in rows])
-    assert histories[0] == histories[1]
-    assert max(np.mean(row[1:]) for row in histories[0]) > 12  # a policy without training scores 9 to 10
+    for seed in (0, 0, 1):
+        run = new_run(config)
+        train_dqn(CartPoleDQN(config["model"]), config, Seeds(seed), run)
+        histories.append([(row["loss"], row["reward_mean"], row["reward_stderr"]) for row in rows_of(run)])
+    assert histories[0] == histories[1] != histories[2]
+    assert max(reward for _, reward, _ in histories[0]) > 12  # a policy without training scores 9 to 10
 
 
-def test_actor_critic_training_is_reproducible_and_learns():
+def test_actor_critic_training_is_reproducible_and_learns(new_run):
     config = configuration(
         "lunarlander",
         assignments="model.widths=[32,32] teacher.environments=8 teacher.rollout=256 teacher.batch_size=128 "
         "teacher.steps=20480 teacher.evaluate_every=4096 teacher.episodes=10".split(),
     )
     histories = []
-    for seed in (0, 0):
-        actor, critic, rows = ActorLunarLander(config["model"]), CriticLunarLander(config["model"]), []
-        train_actor_critic(actor, critic, config, Seeds(seed), lambda rows=rows, **row: rows.append(row))
-        histories.append([(row["loss"], *row["rewards"]) for row in rows])
-    assert histories[0] == histories[1]
-    assert len(histories[0]) == 5 and rows[-1]["update"] == 10 * 4 * 16
-    means = [np.mean(row[1:]) for row in histories[0]]
+    for seed in (0, 0, 1):
+        run = new_run(config)
+        train_actor_critic(ActorLunarLander(config["model"]), CriticLunarLander(config["model"]), config, Seeds(seed), run)
+        histories.append([(row["loss"], row["reward_mean"], row["reward_stderr"]) for row in rows_of(run)])
+    assert histories[0] == histories[1] != histories[2]
+    assert len(histories[0]) == 5 and rows_of(run)[-1]["update"] == 10 * 4 * 16
+    means = [reward for _, reward, _ in histories[0]]
     assert means[-1] > means[0] + 50, means
     assert histories[0][-1][0] < histories[0][0][0]
 
@@ -365,7 +371,7 @@ TINY_ACTOR_CRITIC = (
 ).split()
 
 
-def test_steps_that_only_start_an_episode_are_not_trained_on(monkeypatch):
+def test_steps_that_only_start_an_episode_are_not_trained_on(monkeypatch, new_run):
     """With episodes of 64 steps at most, as long as a rollout, some end with its last step."""
     config, last, seen = configuration("lunarlander", assignments=TINY_ACTOR_CRITIC), [np.zeros(4)], []
 
@@ -380,15 +386,15 @@ def test_steps_that_only_start_an_episode_are_not_trained_on(monkeypatch):
 
     monkeypatch.setattr(train, "_actor_critic_block", lambda *_: block)
     agents = ActorLunarLander(config["model"]), CriticLunarLander(config["model"])
-    train_actor_critic(*agents, config, Seeds(0), lambda **_: None)
+    train_actor_critic(*agents, config, Seeds(0), new_run(config))
     assert len(seen) == 5 and any(only_start[:4].any() for only_start in seen)
 
 
 @pytest.mark.parametrize("part", ["actor", "critic"])
-def test_an_actor_or_critic_that_is_no_number_any_more_is_named(part):
+def test_an_actor_or_critic_that_is_no_number_any_more_is_named(part, new_run):
     config = configuration("lunarlander", assignments=TINY_ACTOR_CRITIC)
     agents = {"actor": ActorLunarLander(config["model"]), "critic": CriticLunarLander(config["model"])}
     loss = agents[part].loss
     agents[part].loss = lambda *arguments: loss(*arguments) * np.nan
     with pytest.raises(RunFailed, match=f"the {part}'s weights are no numbers .*teacher.{part}_learning_rate"):
-        train_actor_critic(*agents.values(), config, Seeds(0), lambda **_: None)
+        train_actor_critic(*agents.values(), config, Seeds(0), new_run(config))

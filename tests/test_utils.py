@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from configs import ConfigurationError
-from utils import Player, ReplayMemory, Run, Seeds, check_spaces, replacing, reward_statistics, select_actions, write_json
+from utils import Player, ReplayMemory, Seeds, check_spaces, reward_statistics, select_actions
 
 CARTPOLE = {"id": "CartPole-v1", "max_episode_steps": 200}
 
@@ -93,23 +93,3 @@ def test_replay_keeps_the_newest_entries_and_samples_only_what_it_holds():
     assert a.shape == (4, 50) and b.shape == (4, 50, 2) and set(a.flat) == {1, 2, 3} and b.min() == 1
     replay.add(a=[4, 5, 6, 7], b=np.ones((4, 2)))
     assert set(replay.sample(generator, 4, 50)[0].flat) == {3, 4, 5, 6, 7}
-
-
-def test_files_are_replaced_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "file.json"
-    write_json(path, {"a": 1})
-    with pytest.raises(RuntimeError), replacing(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
-    assert path.read_text() == '{\n  "a": 1\n}\n'
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_run_takes_only_an_empty_folder(tmp_path, config):
-    (tmp_path / "note").write_text("mine")
-    with pytest.raises(ConfigurationError, match="holds another run or other files"):
-        Run(tmp_path, "pops.py", "cartpole", "fast", 0, config)
-    assert (tmp_path / "note").read_text() == "mine"
-    for folder in (tmp_path / "note", tmp_path / "note" / "run"):
-        with pytest.raises(ConfigurationError, match="no folder can be made"):
-            Run(folder, "pops.py", "cartpole", "fast", 0, config)

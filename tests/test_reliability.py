@@ -1,0 +1,69 @@
+"""Kills, full disks and random settings, on whole runs; a few of what `scripts/reliability.py` does many times."""
+
+import json
+import resource
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, TEACHER, TINY, command, tiny_pops
+
+
+@pytest.mark.parametrize("run", ["CartPole, teacher", "CartPole, PoPS", "LunarLander, teacher", "LunarLander, PoPS"])
+def test_killed_runs_give_the_same_result_to_the_bit(run):
+    result = command("reliability.py", "kills", "--count", 2, "--only", run)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"{run}: 2 kills" in result.stdout
+
+
+@pytest.mark.parametrize("check", [["damage", "--count", 50], ["settings", "--count", 1000, "--runs", 2]])
+def test_no_promise_is_broken(check):
+    result = command("reliability.py", *check)
+    assert result.returncode == 0 and result.stdout.count("\n") >= 2, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("room", [3_000, 60_000, 1_000_000])
+def test_a_disk_that_gets_full_ends_the_run_with_a_line_and_resume_goes_on(tiny_run, tmp_path, room):
+    """No file may get larger than `room` bytes, which is reached at other files for each: metrics, models, checkpoints."""
+    folder = tmp_path / "run"
+    arguments = [*TINY, "checkpoint.seconds=0"]
+    process = subprocess.run(
+        [sys.executable, ROOT / "scripts/pops.py", "cartpole", "--out", folder, *(f"--set={s}" for s in arguments)],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == (2 if room == 3_000 else 1), process.stderr
+    assert process.stderr.count("\n") == 1 and "File too large" in process.stderr, process.stderr
+    if room > 3_000:
+        assert "go on with: " in process.stderr
+    result = tiny_pops(folder, "--set", "checkpoint.seconds=0", "--resume")
+    assert result.returncode == 0, result.stderr
+    assert (folder / "student.keras").read_bytes() == (tiny_run / "student.keras").read_bytes()
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tiny_run, tmp_path):
+    folder = tmp_path / "run"
+    program = (
+        "import os, runpy, signal, sys, files; write = files.Checkpoints.write\n"
+        "def write_and_die(self, value):\n"
+        "    write(self, value)\n"
+        "    if len(self.good) == 2 and 'pruned/1' in value['done']: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "files.Checkpoints.write = write_and_die; sys.path.insert(0, 'scripts')\n"
+        "runpy.run_path('scripts/pops.py', run_name='__main__')"
+    )
+    settings = [f"--set={s}" for s in (*TINY, "checkpoint.seconds=0")]
+    process = subprocess.run([sys.executable, "-c", program, "cartpole", "--out", folder, *settings], cwd=ROOT)
+    assert process.returncode == -9
+    before, newest = sorted((folder / "checkpoint").iterdir())
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 4
+    newest.write_bytes(content)
+    (folder / "pruned_step_1.keras").write_bytes(TEACHER.read_bytes())
+    result = tiny_pops(folder, "--set", "checkpoint.seconds=0", "--resume")
+    assert result.returncode == 0, result.stderr
+    assert f"{newest}: damaged (it does not fit its checksum), left out" in result.stdout
+    assert f"{before}: goes on from here" in result.stdout
+    for name in ("student.keras", "pruned_step_1.keras"):
+        assert (folder / name).read_bytes() == (tiny_run / name).read_bytes()
+    assert len(json.loads((folder / "summary.json").read_text())["steps"]) == 2
