@@ -32,7 +32,7 @@ TEACHER = "TEACHER"
 RUNS = {
     "CartPole, teacher": (
         *("train_teacher.py", "cartpole", []),
-        "model.widths=[16,16,8] teacher.steps=6400 teacher.learning_starts=200 teacher.evaluate_every=400 "
+        "model.widths=[16,16,8] teacher.steps=3200 teacher.learning_starts=200 teacher.evaluate_every=400 "
         "teacher.episodes=5 evaluation.report_episodes=5 replay.capacity=1000 replay.observe=1000",
     ),
     "CartPole, PoPS": ("pops.py", "cartpole", ["--teacher", TEACHER], PRUNE_AND_SHRINK.format(8.5, 1)),
