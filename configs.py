@@ -54,7 +54,7 @@ def one_of(*names):
 
 
 NONE_OR_SEVERAL = Rule("0, or an integer from 2", lambda v: _is_integer(v) and (v == 0 or 2 <= v <= 10**9))
-TEXT = Rule("a name", lambda v: isinstance(v, str) and v != "")
+TEXT = Rule("a name", lambda v: isinstance(v, str) and v != "" and v.isprintable())
 REWARD = Rule("a number", _is_number)
 FLAG = Rule("true or false", lambda v: isinstance(v, bool))
 SPARSITY = Rule("a number from 0 up to, not including, 1", lambda v: _is_number(v) and 0 <= v < 1)
@@ -185,7 +185,7 @@ SETTINGS = {
         "retries": (integer(0, 100), "sizes tried when a shrunk student fails, each between it and the last that worked"),
     },
     "checkpoint": {
-        "seconds": (number(0, 90), "least time from one checkpoint to the next; 0: one at every opportunity"),
+        "seconds": (number(0, 60), "least time from one checkpoint to the next; 0: one at every opportunity"),
     },
 }
 
@@ -214,6 +214,7 @@ TEACHERS = {
     },
     "actor_critic": {
         "rollout": (integer(2, 100_000), "steps that each environment goes on before the updates that follow"),
+        "restart_every": (integer(1), "rollouts after which the environments start over, so that resuming is quick"),
         "passes": (integer(1, 100), "how often those updates go through the rollout"),
         "advantage_decay": (number(0, 1), "lambda (λ) of generalised advantage estimation"),
         "clip": (positive(1), "how far an update may move the ratio of action probabilities from 1"),
@@ -365,6 +366,7 @@ LUNARLANDER = {
         "batch_size": 512,
         "discount": 0.99,
         "rollout": 1024,
+        "restart_every": 64,
         "passes": 4,
         "advantage_decay": 0.98,
         "clip": 0.2,

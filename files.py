@@ -29,10 +29,9 @@ def _temporary(path):
     return path.with_name(f".{path.stem}.writing{path.suffix}")
 
 
-def remove_unfinished(folder):
-    """Removes what processes that were killed had begun to write."""
-    for path in folder.glob(".*.writing*"):
-        path.unlink()
+def unfinished(folder):
+    """The files in a folder that `replacing` had begun to write when its process was killed."""
+    return [path for path in folder.glob(".*.writing*") if path.is_file()]
 
 
 @contextlib.contextmanager
@@ -86,18 +85,26 @@ def check_seal(path, needed=True):
     Args:
         needed: otherwise an archive without a seal, from elsewhere, has to fit only its own, weaker checksums.
     """
-    content = Path(path).read_bytes()
-    end = content[-_END_BYTES:]
-    if not needed and end[:4] == b"PK\5\6" and end[-2:] == b"\0\0":
-        with zipfile.ZipFile(path) as archive:
-            if broken := archive.testzip():
-                raise Damaged(f"its part {broken} does not fit its checksum")
-        return
-    found = re.fullmatch(rb"sha256:([0-9a-f]{64})", content[-_SEAL_BYTES:])
-    if not found:
-        raise Damaged("it does not end as it was written")
-    if hashlib.sha256(content[:-_SEAL_BYTES]).hexdigest().encode() != found[1]:
-        raise Damaged("it does not fit its checksum")
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _SEAL_BYTES - _END_BYTES))
+        end = file.read()
+        if not needed and end[-_END_BYTES:].startswith(b"PK\5\6") and end.endswith(b"\0\0"):
+            with zipfile.ZipFile(path) as archive:
+                if broken := archive.testzip():
+                    raise Damaged(f"its part {broken} does not fit its checksum")
+            return
+        found = re.fullmatch(rb"sha256:([0-9a-f]{64})", end[-_SEAL_BYTES:])
+        if not found:
+            raise Damaged("it does not end as it was written")
+        digest, left = hashlib.sha256(), size - _SEAL_BYTES
+        file.seek(0)
+        while left:
+            part = file.read(min(left, 2**20))
+            digest.update(part)
+            left -= len(part)
+        if digest.hexdigest().encode() != found[1]:
+            raise Damaged("it does not fit its checksum")
 
 
 def checksum(path):
@@ -114,8 +121,8 @@ _LIST = "SHA256SUMS"
 def _listed(folder):
     """{name: checksum} of the files that a folder lists."""
     try:
-        lines = (folder / _LIST).read_text().splitlines()
-    except (OSError, UnicodeDecodeError):
+        lines = (folder / _LIST).read_text(errors="replace").splitlines()
+    except FileNotFoundError:
         return {}
     return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
@@ -138,7 +145,8 @@ def listing(path):
 def check_listed(path):
     """Raises Damaged if a file is not the one that its folder lists under this name."""
     path = Path(path)
-    if _listed(path.parent).get(path.name, checksum(path)) != checksum(path):
+    listed = _listed(path.parent)
+    if path.name in listed and listed[path.name] != checksum(path):
         raise Damaged(f"it is not the file that {path.parent / _LIST} lists")
 
 
@@ -161,6 +169,8 @@ def _pack(value, arrays):
             arrays.append(np.asarray(value))
             return [kind, len(arrays) - 1]
     if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            raise TypeError("a checkpoint cannot hold a dictionary whose keys are not text")
         return ["dict", {key: _pack(part, arrays) for key, part in value.items()}]
     if isinstance(value, list | tuple):
         return ["list" if isinstance(value, list) else "tuple", [_pack(part, arrays) for part in value]]
@@ -194,7 +204,7 @@ def read_values(path):
         with np.load(path, allow_pickle=False) as archive:
             text, *arrays = (archive[f"arr_{index}"] for index in range(len(archive.files)))
         return _unpack(json.loads(text.tobytes()), arrays)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, IndexError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged archive brings many kinds, and one made to look sealed brings others
         raise Damaged(" ".join(str(error).split())[:120] or type(error).__name__) from None
 
 
@@ -211,7 +221,8 @@ class Checkpoints:
         self.good = []  # paths, the newest last
 
     def paths(self):
-        return sorted(self.folder.glob("[0-9]*.npz"))
+        """The checkpoints, the newest last."""
+        return sorted((p for p in self.folder.glob("*.npz") if p.stem.isdecimal()), key=lambda path: int(path.stem))
 
     def write(self, value):
         """Raises OSError if it cannot be written; the ones before are still there then."""
@@ -236,6 +247,8 @@ class Checkpoints:
         for path in reversed(paths):
             try:
                 content = read_values(path)
+                if not isinstance(content, dict) or set(content) != {"owner", "number", "value"}:
+                    raise Damaged("it is no checkpoint")
                 if (content["owner"], content["number"]) != (self.owner, int(path.stem)):
                     raise Damaged("it is another run's, or was renamed")
             except Damaged as error:
@@ -249,13 +262,21 @@ class Checkpoints:
 
 
 def lock(folder):
-    """Locks a folder for this process, for as long as it lives. Raises ConfigurationError if another one has it."""
-    handle = os.open(folder, os.O_RDONLY)
+    """Locks a folder for this process, for as long as it lives. Returns a handle, whose closing unlocks it.
+
+    Raises:
+        ConfigurationError: another process has it, or it cannot be locked.
+    """
+    handle = None
     try:
+        handle = os.open(folder, os.O_RDONLY)
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise ConfigurationError(
-            f"{folder}: another process is running there; wait for it to end, or give another --out"
-        ) from None
+    except OSError as error:
+        if handle is not None:
+            os.close(handle)
+        if isinstance(error, BlockingIOError):
+            message = "another process is running there; wait for it to end, or give another --out"
+        else:
+            message = f"cannot be locked ({error.strerror}); give another --out"
+        raise ConfigurationError(f"{folder}: {message}") from None
     return handle

@@ -18,6 +18,9 @@ from utils import Player, ReplayMemory, Run, Seeds, select_actions, single, stan
 
 # Minibatches drawn for one compiled block of updates take at most this much memory.
 BLOCK_BYTES = 2**28
+# And at most about this many weights times states, so that there is a checkpoint between blocks at least once in a minute.
+# The 1,000 stand for what does not grow with the weights.
+BLOCK_WORK = 5 * 10**10
 # At most this many episodes of a network are played side by side; a copy of an environment can take 100 KiB.
 EVALUATION_COPIES = 1000
 
@@ -154,11 +157,13 @@ def train_student(
         The new state and the mean loss of one state in nats, float32 [members].
     """
     block = _student_block(student, settings["optimizer"], settings["tau"], schedule)
-    most = max(1, BLOCK_BYTES // (settings["batch_size"] * replay.entry_bytes()))
+    batch = settings["batch_size"]
+    work = batch * student.members * (sum(student.layer_sizes()) + 1000)
+    most = max(1, min(BLOCK_BYTES // (batch * replay.entry_bytes()), BLOCK_WORK // work))
     count, total = done
     while count < updates:
         more = min(most, updates - count)
-        batches = replay.sample(generator, more, settings["batch_size"])
+        batches = replay.sample(generator, more, batch)
         state, loss = block(state, *batches, tf.constant(rate), tf.constant(speed))
         count, total = count + more, total + loss.numpy() * more
         if on_block:
@@ -406,10 +411,11 @@ def _q_learning_block(agent, discount, double_q, target_sync):
 
 
 class Best:
-    """Keeps the weights that scored best at an evaluation so far; the agents have them."""
+    """Keeps the weights that scored best at an evaluation so far; the agents have them, also in a resumed run."""
 
-    def __init__(self, *agents):
+    def __init__(self, run, *agents):
         self.agents, self.score = agents, -np.inf
+        run.include("best", self)
 
     def after_evaluation(self, rewards, *states):
         if rewards.mean() > self.score:
@@ -441,6 +447,7 @@ def train_dqn(agent, config, seeds, run):
     Raises:
         RunFailed: the loss is no longer a number.
     """
+    best = Best(run, agent)
     settings, model = config["teacher"], config["model"]
     count = settings["environments"]
     replay = ReplayMemory(
@@ -468,20 +475,16 @@ def train_dqn(agent, config, seeds, run):
     exploration_seed = seeds.environment("train", "train_dqn")
     observations, _ = environments.reset(seed=exploration_seed)
     ended = np.zeros(count, bool)
-    best, updates, losses = Best(agent), 0, []
+    updates, losses = 0, []
     actions, known = np.zeros([settings["steps"] // count, count], np.int16), 0
     if saved := run.interrupted("teacher"):
-        state, target_weights, generator.bit_generator.state, updates, losses, best_so_far, before = saved
+        state, target_weights, generator.bit_generator.state, updates, losses, before = saved
         state = TrainingState(*state)
-        best.restore(best_so_far)
         known = len(before)
         actions[:known] = before
 
     def content():
-        return (
-            *(state, target_weights, generator.bit_generator.state, updates, losses, best.content()),
-            actions[: index + 1],
-        )
+        return state, target_weights, generator.bit_generator.state, updates, losses, actions[: index + 1]
 
     for index in range(len(actions)):
         steps = (index + 1) * count
@@ -595,7 +598,8 @@ def train_actor_critic(actor, critic, config, seeds, run):
     (PPO, Schulman et al., 2017). Learning rates and the entropy bonus fall in a straight line. After each evaluation both
     agents have the weights that scored best so far.
 
-    Checkpoints hold the actions taken: a resumed run takes them again, which brings back the environments.
+    Checkpoints hold the actions taken since the environments last started over: a resumed run takes them again, which
+    brings back the environments.
 
     Args:
         actor, critic: DQNAgents.
@@ -606,6 +610,7 @@ def train_actor_critic(actor, critic, config, seeds, run):
     Raises:
         RunFailed: the loss is no longer a number.
     """
+    best = Best(run, actor, critic)
     settings, shape = config["teacher"], config["model"]["observation_shape"]
     copies, length = settings["environments"], settings["rollout"]
     generator = seeds.generator("train_actor_critic")
@@ -620,7 +625,6 @@ def train_actor_critic(actor, critic, config, seeds, run):
     actions = np.zeros([length, copies], np.int32)
     rewards, terminated, ended = (np.zeros([length, copies], np.float32) for _ in range(3))
     taken = np.zeros([length, copies], bool)
-    over = np.zeros(copies, bool)  # the step after an episode's end only starts the next one
     index = 0
 
     def on_step(step):
@@ -636,26 +640,29 @@ def train_actor_critic(actor, critic, config, seeds, run):
     acting = config["evaluation"]["acting"]
     player = Player(policy, config["environment"], copies, "sample", autoreset=True)
     evaluator = Player(policy, config["environment"], settings["episodes"], acting)
-    best, first = Best(actor, critic), 0
-    history = np.zeros([settings["steps"] // taken.size * length, copies], np.int16)  # all actions
+    restart_every, first = settings["restart_every"], 0
+    history = np.zeros([restart_every, length, copies], np.int16)  # all actions since the environments started over
     if saved := run.interrupted("teacher"):
-        states, generator.bit_generator.state, best_so_far, before = saved
+        states, generator.bit_generator.state, first, before = saved
         states = tuple(TrainingState(*state) for state in states)
-        best.restore(best_so_far)
-        first = len(before) // length
         history[: len(before)] = before
-        over = player.retrace(seeds.environment("train", "train_actor_critic", 0), before)
+        if len(before):
+            seed = seeds.environment("train", "train_actor_critic", first - len(before))
+            over = player.retrace(seed, before.reshape(-1, copies))
 
     def content():
-        return states, generator.bit_generator.state, best.content(), history[: (rollout + 1) * length]
+        return states, generator.bit_generator.state, rollout + 1, history[: (rollout + 1) % restart_every]
 
     for rollout in range(first, settings["steps"] // taken.size):
         index, steps = 0, (rollout + 1) * taken.size
         left = 1 - rollout * taken.size / settings["steps"]
+        since_start = rollout % restart_every
+        if since_start == 0:
+            over = np.zeros(copies, bool)  # the step after an episode's end only starts the next one
         seed = seeds.environment("train", "train_actor_critic", rollout)
-        player.play(seed, on_step, states[0].weights, go_on=rollout > 0)
+        player.play(seed, on_step, states[0].weights, go_on=since_start > 0)
         observations[-1] = player.observations
-        history[rollout * length : (rollout + 1) * length] = actions
+        history[since_start] = actions
         candidates = np.flatnonzero(taken)
         passes = [np.resize(generator.permutation(candidates), taken.size) for _ in range(settings["passes"])]
         rates = [left * settings[f"{part}_learning_rate"] for part in ("actor", "critic")]

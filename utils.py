@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import importlib.metadata
 import json
 import math
@@ -25,7 +26,7 @@ from rich.table import Table
 
 from configs import ConfigurationError
 from environments import make_environments, spaces
-from files import Checkpoints, Damaged, checksum, lock, remove_unfinished, replacing, write_json
+from files import Checkpoints, Damaged, checksum, lock, replacing, unfinished, write_json
 from model import kernels, read_network, save_network
 
 ROOT = Path(__file__).resolve().parent
@@ -63,10 +64,14 @@ class Seeds:
 def check_spaces(config):
     """Raises ConfigurationError unless the environment exists and has the shapes that the group `model` says."""
     name, model = config["environment"]["id"], config["model"]
+    if name not in gymnasium.registry:  # Gymnasium would import modules for some names
+        raise ConfigurationError(
+            f"environment.id: {name} is not an environment that Gymnasium has; write it as CartPole-v1"
+        )
     try:
         observations, actions = spaces(config["environment"])
     except (gymnasium.error.Error, ImportError) as error:
-        raise ConfigurationError(f"environment.id: {name} is not an environment that Gymnasium has ({error})") from None
+        raise ConfigurationError(f"environment.id: {name} cannot be made ({' '.join(str(error).split())})") from None
     if not isinstance(observations, gymnasium.spaces.Box) or not isinstance(actions, gymnasium.spaces.Discrete):
         raise ConfigurationError(
             f"environment.id: {name} has observations {observations} and actions {actions}; they must be Box and Discrete"
@@ -346,13 +351,11 @@ class Run:
             self._open(resume)
         except BaseException as error:
             self.unlock()
-            if isinstance(error, OSError):
+            if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise ConfigurationError(f"{folder}: cannot be written ({error.strerror}); give another --out") from None
             raise
 
     def _open(self, resume):
-        for folder in (self.folder, self.checkpoints.folder):
-            remove_unfinished(folder)
         stored, saved = self.folder / "config.json", None
         if stored.exists():
             if not resume:
@@ -360,8 +363,10 @@ class Run:
                     f"{self.folder}: holds a run already; go on with it with --resume, or give a new folder with --out"
                 )
             self._check_same(stored)
+            for path in unfinished(self.folder) + unfinished(self.checkpoints.folder):
+                path.unlink()
             saved = self._read_checkpoint()
-        elif any(self.folder.iterdir()):
+        elif {path.name for path in self.folder.iterdir()} - {".config.writing.json"}:  # what a kill at once may leave
             raise ConfigurationError(f"{self.folder}: holds other files; give a new folder with --out")
         else:
             write_json(stored, self.description | {"versions": versions()})
@@ -371,8 +376,9 @@ class Run:
         saved = saved or {"done": {}, "loop": None, "parts": {}, "rows": [self.COLUMNS], "seconds": 0.0}
         self.done, self.loop, self.saved_parts, self.rows = (saved[key] for key in ("done", "loop", "parts", "rows"))
         self.parts = {}
-        self.start = time.perf_counter() - saved["seconds"]
-        self.last_checkpoint, self.checkpoint_times = time.perf_counter(), []
+        self.opened = self.last_checkpoint = time.perf_counter()
+        self.start = self.opened - saved["seconds"]
+        self.checkpoint_times = []
         if not self.finished:
             with replacing(self.folder / "metrics.csv") as temporary, open(temporary, "w", newline="") as file:
                 csv.writer(file).writerows(self.rows)
@@ -381,7 +387,7 @@ class Run:
         try:
             before = json.loads(stored.read_text())
             different = _difference({key: before.get(key) for key in self.identity}, self.identity)
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, RecursionError) as error:
             raise ConfigurationError(f"{stored}: damaged ({error}); start again with another --out") from None
         if different:
             name, there, here = different
@@ -403,10 +409,16 @@ class Run:
 
     def summary(self):
         """What summary.json holds; {} before there is one."""
+        path = self.folder / "summary.json"
         try:
-            return json.loads((self.folder / "summary.json").read_text())
-        except (OSError, ValueError):
+            summary = json.loads(path.read_text())
+            if not isinstance(summary, dict) or "teacher" not in summary:
+                raise ValueError("it is no summary")
+        except FileNotFoundError:
             return {}
+        except (ValueError, RecursionError) as error:
+            raise ConfigurationError(f"{path}: damaged ({error}); start again with another --out") from None
+        return summary
 
     @contextlib.contextmanager
     def watching(self):
@@ -470,7 +482,8 @@ class Run:
         """Frees what only `--resume` needs."""
         if self.checkpoint_times:
             count, spent = len(self.checkpoint_times), sum(self.checkpoint_times)
-            log(f"checkpoints: {count} in {spent:.1f} s, {100 * spent / self.seconds():.1f} % of the run's time")
+            share = 100 * spent / (time.perf_counter() - self.opened)
+            log(f"checkpoints: {count} in {spent:.1f} s, {share:.1f} % of the run's time")
         shutil.rmtree(self.checkpoints.folder, ignore_errors=True)
 
     def metrics(self, *, rewards, **row):
@@ -503,15 +516,15 @@ def _key(purpose):
 
 
 def _difference(before, now, name=""):
-    """The first value in which two trees of dictionaries differ, as (its name, before, now), or None."""
+    """The first value in which two trees of dictionaries and lists differ, as (its name, before, now), or None."""
     if isinstance(before, dict) and isinstance(now, dict):
-        for key in (*now, *before):
-            if found := _difference(before.get(key), now.get(key), f"{name}.{key}" if name else key):
-                return found
-        return None
-    # Settings may hold tuples, which JSON gives back as lists.
-    before, now = json.dumps(before), json.dumps(now)
-    return None if before == now else (name, before[:60], now[:60])
+        pairs = [(f"{name}.{key}" if name else key, before.get(key), now.get(key)) for key in (*now, *before)]
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = [(f"{name}[{index}]", *pair) for index, pair in enumerate(zip(before, now, strict=True))]
+    else:
+        before, now = json.dumps(before), json.dumps(now)
+        return None if before == now else (name, before[:60], now[:60])
+    return next((found for name, *pair in pairs if (found := _difference(*pair, name))), None)
 
 
 def versions():

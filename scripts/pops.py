@@ -14,10 +14,7 @@ def main():
     environment, seed = arguments.environment, arguments.seed
     folder = arguments.out or Path("runs", f"{environment}-seed{seed}")
 
-    run = None
-
     def command():
-        nonlocal run
         config = configuration(environment, arguments.profile, arguments.set)
         teacher_path = arguments.teacher or common.ROOT / "saved_models" / environment / "teacher.keras"
         common.import_tensorflow()
@@ -45,7 +42,7 @@ def main():
         log(f"student: {folder / 'student.keras'}")
 
     def go_on():
-        if run is None:
+        if not (folder / "config.json").exists():
             return "nothing was written"
         students = sorted(folder.glob("student_step_*.keras"), key=lambda path: (len(path.name), path.name))
         saved = f"the last student that met the objective is {students[-1]}" if students else "no student was finished"

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -35,15 +36,19 @@ RUNS = {
         "model.widths=[16,16,8] teacher.steps=3200 teacher.learning_starts=200 teacher.evaluate_every=400 "
         "teacher.episodes=5 evaluation.report_episodes=5 replay.capacity=1000 replay.observe=1000",
     ),
-    "CartPole, PoPS": ("pops.py", "cartpole", ["--teacher", TEACHER], PRUNE_AND_SHRINK.format(8.5, 1)),
+    # The bounds are such that pruning is rolled back in the first of these, and frozen for a while in the second.
+    "CartPole, PoPS": (
+        *("pops.py", "cartpole", ["--teacher", TEACHER]),
+        PRUNE_AND_SHRINK.format(9.2, 9.15) + " prune.patience=1",
+    ),
     "CartPole, PoPS, profile paper": (
         *("pops.py", "cartpole", ["--teacher", TEACHER, "--profile", "paper"]),
-        PRUNE_AND_SHRINK.format(8.5, 8) + " distill.patience=1",
+        PRUNE_AND_SHRINK.format(9.2, 9.15) + " distill.patience=1",
     ),
     "LunarLander, teacher": (
         *("train_teacher.py", "lunarlander", []),
         "model.widths=[16,16] teacher.environments=4 teacher.rollout=64 teacher.batch_size=64 teacher.steps=4096 "
-        "teacher.evaluate_every=512 teacher.episodes=4 evaluation.report_episodes=4",
+        "teacher.restart_every=5 teacher.evaluate_every=512 teacher.episodes=4 evaluation.report_episodes=4",
     ),
     "LunarLander, PoPS": (
         *("pops.py", "lunarlander", ["--teacher", TEACHER]),
@@ -104,11 +109,18 @@ def result_of(folder):
             return {key: untimed(part) for key, part in value.items() if key != "seconds"}
         return [untimed(part) for part in value] if isinstance(value, list) else value
 
-    result = {path.name: path.read_bytes() for path in folder.glob("*.keras")}
+    result = {path.name: path.read_bytes() for path in (*folder.glob("*.keras"), folder / "SHA256SUMS")}
     result["summary"] = untimed(json.loads((folder / "summary.json").read_text()))
     result["metrics"] = [row.partition(",")[2] for row in (folder / "metrics.csv").read_text().splitlines()]
     result["files"] = sorted(path.name for path in folder.iterdir())
     return result
+
+
+def wait_for_start(process, folder):
+    """Waits until a run has its folder, which takes it some seconds, or has ended. Returns the time."""
+    while not (folder / "config.json").exists() and process.poll() is None:
+        time.sleep(0.01)
+    return time.monotonic()
 
 
 def check_kills(count, generator, folder, names):
@@ -121,9 +133,10 @@ def check_kills(count, generator, folder, names):
             first = next(other for other, run in RUNS.items() if run[1] == environment)
             teachers[environment] = folder / environment / "teacher.keras"
             finished(started(arguments_of(first, teachers[environment].parent, None)))
-        start = time.monotonic()
-        output = finished(started(["-c", KILLER, 0, *arguments_of(name, whole, teachers[environment])]))
-        seconds, calls = time.monotonic() - start, int(output.rpartition("calls ")[2])
+        process = started(["-c", KILLER, 0, *arguments_of(name, whole, teachers[environment])])
+        start = wait_for_start(process, whole)
+        calls = int(finished(process).rpartition("calls ")[2])
+        seconds = time.monotonic() - start
         kills = trials = same = resumed = 0
         while kills < count:
             trials += 1
@@ -133,8 +146,9 @@ def check_kills(count, generator, folder, names):
             while kills < count and (not resume or generator.random() < 0.3):  # a resumed run may be killed again
                 last = 0 if kills % 2 else generator.randint(1, calls)
                 process = started(["-c", KILLER, last, *arguments, *resume])
+                wait_for_start(process, again)
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(None if last else generator.uniform(0.2, 1) * seconds)
+                    process.wait(None if last else generator.random() * seconds)
                 process.kill()
                 output, errors = process.communicate()
                 resumed += GOES_ON in output
@@ -148,7 +162,7 @@ def check_kills(count, generator, folder, names):
                 same += 1
             else:
                 print(f"{name}: not the same after kills, see {again} and {whole}")
-        broken += trials - same
+        broken += trials - same + (resumed == 0)
         print(
             f"{name}: {kills} kills, {resumed} times a checkpoint to go on from; "
             f"{same} of {trials} runs gave the same models, summary and metrics to the bit"
@@ -247,7 +261,7 @@ def random_value(generator, depth=0):
 def random_configuration(generator):
     """A configuration with a few settings changed, missing or new. Returns it and the names of what was changed."""
     config = configuration(generator.choice(list(ENVIRONMENTS)), generator.choice(PROFILES))
-    names = []
+    changed = set()
     for _ in range(generator.randint(1, 4)):
         group = generator.choice([group for group in config if isinstance(config[group], dict)])
         key = generator.choice([*config[group], "new"])
@@ -263,10 +277,8 @@ def random_configuration(generator):
             config[generator.choice([group, "new"])] = random_value(generator)
         else:
             config.pop(group)
-        if not any(isinstance(value, dict) for value in config.values()):
-            break
-        names.append(f"{group}.{key}")
-    return config, names
+        changed.add(f"{group}.{key}")
+    return config, changed
 
 
 def random_small_settings(generator, environment):
@@ -327,17 +339,89 @@ def random_small_settings(generator, environment):
     return [f"{name}={value}" for name, value in settings.items()]
 
 
+def random_small_teacher(generator, environment):
+    """Random settings of a training that takes seconds, as `group.key=value`."""
+    environments = generator.choice([1, 2, 16])
+    settings = {
+        "model.widths": [generator.randint(1, 9) for _ in range(generator.randint(1, 3))],
+        "environment.max_episode_steps": generator.choice([1, 20, 200]),
+        "evaluation.report_episodes": generator.randint(2, 5),
+        "replay.observe": environments,
+        "replay.environments": 1,
+        "replay.student_states": 0,
+        "replay.capacity": environments + generator.randint(0, 100),
+        "teacher.environments": environments,
+        "teacher.discount": generator.choice([0, 0.99, 1]),
+        "teacher.episodes": generator.randint(2, 5),
+        "teacher.stop_above": generator.choice([-1e9, 15, 1e9]),
+        "checkpoint.seconds": generator.choice([0, 1, 30]),
+    }
+    if environment == "lunarlander":
+        batch, batches = generator.randint(2, 40), generator.randint(1, 3)
+        evaluate_every = generator.randint(1, 200)
+        rollout = environments * batch * batches
+        settings |= {
+            "teacher.batch_size": batch,
+            "teacher.rollout": batch * batches,
+            "teacher.restart_every": generator.randint(1, 3),
+            "teacher.passes": generator.randint(1, 3),
+            "teacher.advantage_decay": generator.choice([0, 0.9, 1]),
+            "teacher.clip": generator.choice([1e-6, 0.2, 1]),
+            "teacher.entropy": generator.choice([0, 0.01, 10]),
+            "teacher.actor_learning_rate": generator.choice([1e-12, 1e-3, 1]),
+            "teacher.critic_learning_rate": generator.choice([1e-12, 1e-3, 1]),
+            "teacher.reward_scale": generator.choice([1e-9, 0.01, 1000]),
+            "teacher.evaluate_every": evaluate_every,
+            "teacher.steps": evaluate_every + rollout * generator.randint(1, 3),
+        }
+    else:
+        starts, per_update, every = generator.randint(1, 100), generator.randint(1, 20), generator.randint(1, 100)
+        last = generator.choice([0, 0.05, 1])
+        settings |= {
+            "teacher.batch_size": generator.randint(1, 64),
+            "teacher.learning_starts": starts,
+            "teacher.steps_per_update": per_update,
+            "teacher.double_q": generator.choice(["true", "false"]),
+            "teacher.epsilon_first": 1,
+            "teacher.epsilon_last": last,
+            "teacher.epsilon_steps": generator.randint(1, 500),
+            "teacher.learning_rate_first": generator.choice([1e-12, 1e-3, 1]),
+            "teacher.learning_rate_last": generator.choice([1e-12, 1e-3, 1]),
+            "teacher.target_sync": generator.randint(1, 20),
+            "teacher.evaluate_every": every,
+            "teacher.steps": starts + per_update + every + 2 * environments + generator.randint(0, 300),
+        }
+    return [f"{name}={value}" for name, value in settings.items()]
+
+
+def names_a_key(message, changed):
+    """Whether a refusal begins with the name of a setting, or of a group that is missing or unknown."""
+    name = message.partition(":")[0]
+    known = {
+        f"{group}.{key}"
+        for environment in ENVIRONMENTS
+        for group, keys in configuration(environment).items()
+        for key in keys
+    }
+    return "\n" not in message and (name in known | changed or message.startswith("configuration: group '"))
+
+
 def check_settings(count, generator, folder, runs):
     """Tries `count` random configurations, random values of --set, random bytes as models, and runs of random settings."""
+    common.import_tensorflow()
+    from model import read_network
+    from utils import check_spaces
+
     accepted = broken = 0
     for _ in range(count):
-        config, names = random_configuration(generator)
+        config, changed = random_configuration(generator)
         try:
             validate(config)
+            check_spaces(config)
             accepted += 1
         except ConfigurationError as error:
-            if "\n" in str(error) or not str(error).partition(":")[0].strip():
-                print(f"not one line that names a key: {error!r} ({names})")
+            if not names_a_key(str(error), changed):
+                print(f"not one line that names a key: {error!r} ({changed})")
                 broken += 1
     print(f"configurations: {count} random ones, {accepted} accepted, {count - accepted} refused by name in one line")
 
@@ -350,15 +434,12 @@ def check_settings(count, generator, folder, runs):
         with contextlib.suppress(ConfigurationError):
             configuration("cartpole", "fast", [f"{group}.{generator.choice(list(keys))}={text}"])
         texts += 1
-    print(f"--set: {texts} random values without an exception")
-
-    common.import_tensorflow()
-    from model import read_network
+    print(f"--set: {texts} random values without another exception")
 
     path, shipped = folder / "bytes.keras", common.ROOT / "saved_models" / "cartpole" / "teacher.keras"
     for number in range(count // 10):
         content = generator.randbytes(generator.randrange(5000))
-        # Half of them begin or end like an archive.
+        # Most of them begin or end like an archive.
         path.write_bytes(
             [content, b"PK\3\4" + content, content + b"PK\5\6" + bytes(18), shipped.read_bytes()[:99]][number % 4]
         )
@@ -372,18 +453,20 @@ def check_settings(count, generator, folder, runs):
     codes = {0: 0, 1: 0}
     for number in range(runs):
         environment = generator.choice(list(ENVIRONMENTS))
-        settings = random_small_settings(generator, environment)
-        script = common.ROOT / "scripts" / "pops.py"
-        out = folder / f"run{number}"
-        process = started([script, environment, "--out", out, *(f"--set={setting}" for setting in settings)])
+        script, settings = generator.choice(
+            [("pops.py", random_small_settings), ("train_teacher.py", random_small_teacher)]
+        )
+        settings = settings(generator, environment)
+        arguments = [environment, "--out", folder / f"run{number}", *(f"--set={setting}" for setting in settings)]
+        process = started([common.ROOT / "scripts" / script, *arguments])
         _, errors = process.communicate()
         if process.returncode not in codes or errors.count("\n") != process.returncode:
-            print(f"exit code {process.returncode}: {environment} {' '.join(settings)}: {errors[-2000:]}")
+            print(f"exit code {process.returncode}: {script} {environment} {' '.join(settings)}: {errors[-2000:]}")
             broken += 1
         else:
             codes[process.returncode] += 1
     if runs:
-        print(f"runs: {runs} of random small settings, {codes[0]} ended well, {codes[1]} failed with one line")
+        print(f"runs: {runs} with random small settings, {codes[0]} ended well, {codes[1]} failed with one line")
     return broken
 
 
@@ -396,7 +479,7 @@ code=$?
 [ $code = 1 ] || exit $code
 mount -o remount,size=100m "$0"
 "$@" --resume
-cp -r "$0"/run/. "$1.result"
+cp -r "$0"/run/. {result}
 """
 
 
@@ -406,19 +489,19 @@ def check_full_disk(count, generator, folder):
     teacher = common.ROOT / "saved_models" / "cartpole" / "teacher.keras"
     finished(started(arguments_of(name, folder / "whole", teacher)))
     for number in range(count):
-        disk, script = folder / f"disk{number}", folder / f"result{number}"
+        disk, result = folder / f"disk{number}", folder / f"result{number}"
         disk.mkdir()
+        result.mkdir()
         room = generator.randint(100, 6000)
-        program = FULL_DISK.format(room=room).replace("$1.result", str(script))
+        program = FULL_DISK.format(room=room, result=shlex.quote(str(result)))
         command = [sys.executable, *map(str, arguments_of(name, disk / "run", teacher))]
-        script.mkdir()
         process = subprocess.run(
             ["unshare", "--map-root-user", "--mount", "bash", "-c", program, str(disk), *command],
             capture_output=True,
             text=True,
         )
         good = process.returncode == 0 and process.stderr.count("\n") == 1 and "No space left on device" in process.stderr
-        if not good or result_of(script) != result_of(folder / "whole"):
+        if not good or result_of(result) != result_of(folder / "whole"):
             print(f"disk of {room} KiB: exit code {process.returncode}: {process.stderr[-2000:]}")
             broken += 1
     print(f"full disk: {count} runs; {count - broken} ended with one line and, resumed, in the same result to the bit")

@@ -17,22 +17,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import files
-from configs import ConfigurationError
+from configs import ConfigurationError, configuration
 from files import (
     Checkpoints,
     Damaged,
     check_seal,
     checksum,
     read_values,
-    remove_unfinished,
     replacing,
     seal,
+    unfinished,
     write_json,
     write_values,
 )
 from model import CartPoleDQN, read_network, save_network
 from utils import ReplayMemory, Run, versions
 
+TABLE = configuration("cartpole")["distill"]["learning_rate"]  # changed in its last number only
+TABLE[0][1][-1][1] = 0.5
 SMALL = {"observation_shape": [4], "actions": 2, "widths": [3], "output_activation": "linear"}
 
 
@@ -44,9 +46,9 @@ def test_files_are_replaced_whole_or_not_at_all(tmp_path):
         raise RuntimeError
     assert path.read_text() == '{\n  "a": 1\n}\n'
     assert list(tmp_path.iterdir()) == [path]
+    assert unfinished(tmp_path) == []
     (tmp_path / ".file.writing.json").write_text("ha")  # what a kill leaves
-    remove_unfinished(tmp_path)
-    assert list(tmp_path.iterdir()) == [path]
+    assert unfinished(tmp_path) == [tmp_path / ".file.writing.json"]
 
 
 VALUES = st.recursive(
@@ -85,7 +87,7 @@ def test_arrays_tensors_and_generators_come_back_to_the_bit(tmp_path):
     assert other.random() == generator.random()
 
 
-@pytest.mark.parametrize("value", [print, {1, 2}, np.array([None]), [object()]])
+@pytest.mark.parametrize("value", [print, {1, 2}, np.array([None]), [object()], {1: 2}])
 def test_values_of_other_kinds_are_not_written(tmp_path, value):
     with pytest.raises(TypeError, match="a checkpoint cannot hold"):
         write_values(tmp_path / "values.npz", value)
@@ -205,6 +207,37 @@ def test_the_checkpoint_before_is_used_where_the_newest_is_damaged(tmp_path):
     assert len(named) == 2
 
 
+def test_what_is_sealed_but_no_checkpoint_is_refused(tmp_path):
+    checkpoints = Checkpoints(tmp_path, "a run")
+    path, text = tmp_path / "000001.npz", "[" * 100_000
+    for value in (5, [1], {"x": 1}, {"owner": "a run", "number": 2, "value": 1}):
+        write_values(path, value)
+        with pytest.raises(Damaged, match="no checkpoint is left"):
+            checkpoints.read(lambda *_: None)
+    for arrays in ([], [np.frombuffer(text.encode(), np.uint8)], [np.zeros(3)], [np.frombuffer(b'["array", 7]', np.uint8)]):
+        np.savez(path, *arrays)
+        seal(path)
+        with pytest.raises(Damaged, match="no checkpoint is left"):
+            checkpoints.read(lambda *_: None)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("arr_0.npy", b"text")
+    seal(path)
+    with pytest.raises(Damaged, match="no checkpoint is left"):
+        checkpoints.read(lambda *_: None)
+
+
+def test_other_files_beside_the_checkpoints_are_left_alone(tmp_path):
+    checkpoints = Checkpoints(tmp_path, "a run")
+    for name in ("000001.bak.npz", "note.txt", "1a.npz"):
+        (tmp_path / name).write_text("mine")
+    for number in range(3):
+        checkpoints.write(number)
+    assert checkpoints.read(None) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("000001.bak.npz", "note.txt", "1a.npz", "000002.npz", "000003.npz")
+    }
+
+
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     checkpoints = Checkpoints(tmp_path, "a run")
     checkpoints.write(1)
@@ -262,7 +295,7 @@ def test_a_run_goes_on_from_its_checkpoint(new_run, config):
     assert again.interrupted("loop", 1) is None  # a loop is gone on with once
     assert again.evaluations == 1 and (run.folder / "metrics.csv").read_text().count("\n") == 2
     assert 0 < again.seconds() < seconds + 5
-    again.save_summary({"seconds": 1.0})
+    again.save_summary({"teacher": {}, "seconds": 1.0})
     again.finish()
     assert not (run.folder / "checkpoint").exists()
     assert resumed(new_run, again, config).finished
@@ -277,6 +310,7 @@ def test_a_run_goes_on_from_its_checkpoint(new_run, config):
         ({"teacher": ROOT / "README.md"}, "teacher_sha256 is"),
         ({"config": ("prune", "iterations", 5)}, "settings.prune.iterations is 4 there and 5 here"),
         ({"config": ("distill", "learning_rate", 0.5)}, "settings.distill.learning_rate is [[0, [[1, 0.003]"),
+        ({"config": ("distill", "learning_rate", TABLE)}, "settings.distill.learning_rate[0][1][14][1] is 0.0003 there"),
     ],
 )
 def test_a_run_goes_on_only_with_its_own_settings(new_run, config, changes, words):
@@ -315,17 +349,23 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_refused(new_run, config, cap
     with pytest.raises(ConfigurationError, match="no checkpoint is left that is not damaged; start again with another"):
         resumed(new_run, run, config)
     assert "000001.npz: damaged" in capsys.readouterr().out
-    (run.folder / "config.json").write_text("{")
-    with pytest.raises(ConfigurationError, match=r"config\.json: damaged"):
-        new_run(config, run.folder, resume=True)
+    for name, text in (("summary.json", "5"), ("summary.json", "{"), ("config.json", "{"), ("config.json", "[" * 100_000)):
+        path.unlink(missing_ok=True)
+        (run.folder / name).write_text(text)
+        with pytest.raises(ConfigurationError, match=f"{name}: damaged"):
+            new_run(config, run.folder, resume=True)
 
 
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_run_takes_no_folder_that_holds_something_else(tmp_path, new_run, config, resume):
-    (tmp_path / "note").write_text("mine")
+    for name in ("note", ".note.writing.md"):
+        (tmp_path / name).write_text("mine")
     with pytest.raises(ConfigurationError, match="holds other files; give a new folder"):
         new_run(config, tmp_path, resume=resume)
-    assert (tmp_path / "note").read_text() == "mine"
+    assert {(path.name, path.read_text()) for path in tmp_path.iterdir()} == {
+        ("note", "mine"),
+        (".note.writing.md", "mine"),
+    }
     for folder in (tmp_path / "note", tmp_path / "note" / "run"):
         with pytest.raises(ConfigurationError, match="no folder can be made"):
             new_run(config, folder, resume=resume)
@@ -347,6 +387,12 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_ones_process_is_dea
     process.send_signal(signal.SIGKILL)
     process.wait()
     new_run(config, tmp_path)
+
+
+def test_a_kill_at_the_very_start_leaves_a_folder_that_a_run_takes(new_run, config, tmp_path):
+    (tmp_path / ".config.writing.json").write_text("{")
+    new_run(config, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "metrics.csv"}
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_from_the_beginning(new_run, config, capsys):

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from conftest import rows_of
 
+import prune
 import train
 from configs import RunFailed, configuration
 from model import ActorLunarLander, CartPoleDQN, CriticLunarLander, StudentCartPole
@@ -398,3 +399,124 @@ def test_an_actor_or_critic_that_is_no_number_any_more_is_named(part, new_run):
     agents[part].loss = lambda *arguments: loss(*arguments) * np.nan
     with pytest.raises(RunFailed, match=f"the {part}'s weights are no numbers .*teacher.{part}_learning_rate"):
         train_actor_critic(*agents.values(), config, Seeds(0), new_run(config))
+
+
+# Going on after an interruption
+
+
+class Interrupted(Exception):
+    pass
+
+
+class RandomScores:
+    """Stands in for a Player: scores that follow from the seed alone, good and bad ones."""
+
+    def __init__(self, members, episodes):
+        self.shape = members, episodes
+
+    def evaluate(self, seed, *arguments, visited):
+        if visited:
+            visited(np.random.default_rng(seed).normal(size=(20, 4)).astype(np.float32))
+        return np.random.default_rng(seed).normal(10, 4, self.shape)
+
+
+def interrupted_everywhere(phase, task, new_run):
+    """Runs a phase whole, and again for each of its checkpoints: cut off after it, and resumed. Yields the results."""
+
+    def go(run):
+        replay = None
+        if not task.config["replay"]["refill"]:
+            replay = new_replay(task.config)
+            if not run.include("replay", replay):
+                fill_replay(task, replay)
+        result = run.once(("phase",), phase, task._replace(run=run, replay=replay))
+        return result, [row[1:] for row in run.rows]
+
+    whole = new_run(task.config)
+    expected = go(whole)
+    count = len(whole.checkpoint_times)
+    assert count > 5
+    for number in range(1, count):
+        run = new_run(task.config)
+        write = run.checkpoints.write
+
+        def write_and_stop(value, run=run, write=write, number=number):
+            write(value)
+            if len(run.checkpoint_times) + 1 == number:
+                raise Interrupted
+
+        run.checkpoints.write = write_and_stop
+        with pytest.raises(Interrupted):
+            go(run)
+        run.unlock()
+        yield expected, go(new_run(task.config, run.folder, resume=True))
+
+
+def same(first, second):
+    assert first[1] == second[1]  # metrics
+    assert repr(first[0][1:]) == repr(second[0][1:])
+    for one, other in zip(first[0][0], second[0][0], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("refill", [True, False])
+@pytest.mark.parametrize("recovery", ["freeze", "rollback"])
+def test_ipp_goes_on_to_the_bit_from_each_checkpoint(monkeypatch, config, teacher_task, new_run, recovery, refill):
+    settings = {"recovery": recovery, "patience": 2, "rollbacks": 9, "iterations": 3, "updates": 60, "evaluate_every": 20}
+    config = config | {
+        "prune": config["prune"] | settings | {"end": 1000, "episodes": 3},
+        "replay": config["replay"] | {"refill": refill, "observe": 100, "student_states": 0 if refill else 10},
+        "evaluation": config["evaluation"] | {"objective": 10, "lower_bound": 9.5},
+        "checkpoint": {"seconds": 0},
+    }
+    task, agent = teacher_task(config)
+    monkeypatch.setattr(train, "BLOCK_BYTES", 8 * task.config["prune"]["batch_size"] * 24)  # blocks of 8 updates, then 4
+    monkeypatch.setattr(prune, "student_player", lambda *_: RandomScores(1, 3))
+    student = StudentCartPole(config["model"], WIDTHS)
+    speeds = set()
+
+    def ipp(task):
+        start = initial_state(*student.copy(agent.network))
+        return iterative_pruning_policy_distillation(student, start, task, step=1), None
+
+    def noting_speed(*arguments, **named):
+        speeds.add(arguments[8])
+        return train_student(*arguments, **named)
+
+    monkeypatch.setattr(prune, "train_student", noting_speed)
+    for expected, resumed in interrupted_everywhere(ipp, task, new_run):
+        same(expected, resumed)
+    assert speeds > {1.0} and (0.0 in speeds) == (recovery == "freeze"), speeds
+
+
+@pytest.mark.parametrize("refill", [True, False])
+def test_distillation_goes_on_to_the_bit_from_each_checkpoint(monkeypatch, config, teacher_task, new_run, refill):
+    config = config | {
+        "distill": config["distill"] | {"epochs": 3, "updates": 20, "patience": 2},
+        "replay": config["replay"] | {"refill": refill, "observe": 100, "student_states": 0 if refill else 10},
+        "evaluation": config["evaluation"] | {"objective": 10, "confidence": 1},
+        "checkpoint": {"seconds": 0},
+    }
+    task, _ = teacher_task(config)
+    monkeypatch.setattr(train, "BLOCK_BYTES", 8 * task.config["distill"]["batch_size"] * 24)
+    monkeypatch.setattr(train, "student_player", lambda *_: RandomScores(2, 3))
+
+    def distil(task):
+        return fit_supervised(StudentCartPole(config["model"], (2, 2, 2), members=2), task, step=1)
+
+    for expected, resumed in interrupted_everywhere(distil, task, new_run):
+        same(expected, resumed)
+        assert expected[0][2] == 3  # epochs: three blocks each
+
+
+def test_a_block_of_updates_is_limited_by_its_work(monkeypatch, generator, replay):
+    settings, blocks = configuration("cartpole"), []
+    student = StudentCartPole(settings["model"], WIDTHS, members=2)
+    state = initial_state(student.initial_weights(generator), student.full_masks())
+    monkeypatch.setattr(train, "BLOCK_WORK", 7 * 128 * 2 * (sum(student.layer_sizes()) + 1000))
+
+    def on_block(state, done):
+        blocks.append(done[0])
+
+    train_student(student, state, replay, settings["distill"], generator, 20, 1e-3, on_block=on_block)
+    assert blocks == [7, 14, 20]
