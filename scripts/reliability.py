@@ -33,17 +33,15 @@ TEACHER = "TEACHER"
 RUNS = {
     "CartPole, teacher": (
         *("train_teacher.py", "cartpole", []),
-        "model.widths=[16,16,8] teacher.steps=3200 teacher.learning_starts=200 teacher.evaluate_every=400 "
+        "model.widths=[16,16,8] teacher.environments=32 teacher.steps=6400 teacher.learning_starts=200 "
+        "teacher.epsilon_steps=3000 teacher.learning_rate_first=1e-3 teacher.evaluate_every=400 "
         "teacher.episodes=5 evaluation.report_episodes=5 replay.capacity=1000 replay.observe=1000",
     ),
-    # The bounds are such that pruning is rolled back in the first of these, and frozen for a while in the second.
-    "CartPole, PoPS": (
-        *("pops.py", "cartpole", ["--teacher", TEACHER]),
-        PRUNE_AND_SHRINK.format(9.2, 9.15) + " prune.patience=1",
-    ),
+    "CartPole, PoPS": ("pops.py", "cartpole", ["--teacher", TEACHER], PRUNE_AND_SHRINK.format(9, 8)),
+    # The bounds are such that the first evaluation freezes the pruning schedule and the second one lets it go on.
     "CartPole, PoPS, profile paper": (
         *("pops.py", "cartpole", ["--teacher", TEACHER, "--profile", "paper"]),
-        PRUNE_AND_SHRINK.format(9.2, 9.15) + " distill.patience=1",
+        PRUNE_AND_SHRINK.format(21.9, 21.5) + " distill.patience=1 distill.confirm_episodes=0 distill.learning_rate=0.01",
     ),
     "LunarLander, teacher": (
         *("train_teacher.py", "lunarlander", []),
