@@ -282,7 +282,7 @@ def random_configuration(generator):
 def random_small_settings(generator, environment):
     """Random settings of a run that takes seconds, as `group.key=value`."""
     config = configuration(environment, generator.choice(PROFILES))
-    observe = generator.randint(1, 300)
+    observe = generator.randint(16, 300)
     evaluate_every = generator.randint(1, 20)
     begin = generator.randint(0, 20)
     initial = generator.choice([0, 0, 0.3])
