@@ -61,7 +61,7 @@ def command(script, *arguments, cwd=ROOT, env=None):
         env=os.environ | (env or {}),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
 
 
