@@ -63,6 +63,11 @@ WIDTHS = Rule(
     lambda v: isinstance(v, list) and 0 < len(v) <= 100 and all(_is_integer(w) and 1 <= w <= 100_000 for w in v),
 )
 
+INDICES = Rule(
+    "a list of different integers from 0 to 999",
+    lambda v: isinstance(v, list) and all(_is_integer(i) and 0 <= i < 1000 for i in v) and len(set(v)) == len(v),
+)
+
 
 def _is_rates(rates):
     """[[last_epoch, rate], ..., [null, rate]]: a learning rate that is constant by pieces."""
@@ -116,7 +121,9 @@ def learning_rate(table, percent, epoch):
 SETTINGS = {
     "environment": {
         "id": (TEXT, "Gymnasium's name of the environment"),
-        "max_episode_steps": (integer(1), "steps after which an episode is cut off"),
+        "max_episode_steps": (integer(1, 10**6), "steps after which an episode is cut off"),
+        "actions": (INDICES, "the environment's actions that the policy chooses from; [] for all (Atari games only)"),
+        "sticky": (number(0, 0.99), "probability that the last action is repeated instead (Atari games only)"),
     },
     "model": {
         "observation_shape": (WIDTHS, "shape of one observation"),
@@ -128,6 +135,7 @@ SETTINGS = {
         "objective": (REWARD, "mean reward above which a student is good"),
         "lower_bound": (REWARD, "mean reward below which pruning has gone too far"),
         "acting": (one_of("greedy", "sample"), "greedy: the largest output; sample: from the softmax of the outputs"),
+        "epsilon": (number(0, 1), "share of random actions in evaluations"),
         "confidence": (number(0, 10), "standard errors by which a mean must lie above the objective"),
         "choose_episodes": (integer(2), "episodes that decide whether a student matches the teacher"),
         "report_episodes": (integer(2), "fresh episodes behind every reported reward"),
@@ -211,6 +219,14 @@ TEACHERS = {
         "learning_rate_first": (positive(1), "Adam's learning rate at the start"),
         "learning_rate_last": (positive(1), "Adam's learning rate in the end; it falls in a straight line"),
         "target_sync": (integer(1), "updates between copies into the target network"),
+        "adam_epsilon": (positive(1), "Adam's ε"),
+        "n_steps": (integer(1, 100), "steps of reward before a state's value counts (more than 1: Atari games only)"),
+        "clip_rewards": (FLAG, "learn from the signs of rewards"),
+        "terminal": (one_of("episode", "point", "life"), "what ends a return: the episode, each reward, or each life lost"),
+        "restart_every": (
+            integer(1),
+            "environment steps after which the environments start over, so that resuming is quick",
+        ),
     },
     "actor_critic": {
         "rollout": (integer(2, 100_000), "steps that each environment goes on before the updates that follow"),
@@ -237,12 +253,13 @@ _DISTILLATION_RATES = [
 ]
 
 CARTPOLE = {
-    "environment": {"id": "CartPole-v1", "max_episode_steps": 200},
+    "environment": {"id": "CartPole-v1", "max_episode_steps": 200, "actions": [], "sticky": 0.0},
     "model": {"observation_shape": [4], "actions": 2, "widths": [256, 256, 128], "output_activation": "linear"},
     "evaluation": {
         "objective": 190,
         "lower_bound": 80,
         "acting": "greedy",
+        "epsilon": 0.0,
         "confidence": 0,
         "choose_episodes": 100,
         "report_episodes": 100,
@@ -262,6 +279,11 @@ CARTPOLE = {
         "learning_rate_first": 1e-3,
         "learning_rate_last": 5e-5,
         "target_sync": 600,
+        "adam_epsilon": 1e-7,
+        "n_steps": 1,
+        "clip_rewards": False,
+        "terminal": "episode",
+        "restart_every": 10**9,
         "evaluate_every": 5_000,
         "episodes": 100,
         "stop_above": 195,
@@ -356,7 +378,7 @@ _LUNARLANDER_EPOCHS = (20, 40, 60)
 _RATES_ABOVE_10 = [10, _by_epoch(_LUNARLANDER_EPOCHS, (1e-5, 5e-6, 1e-6, 5e-7))]
 
 LUNARLANDER = {
-    "environment": {"id": "LunarLander-v3", "max_episode_steps": 1000},
+    "environment": CARTPOLE["environment"] | {"id": "LunarLander-v3", "max_episode_steps": 1000},
     "model": {"observation_shape": [8], "actions": 4, "widths": [64, 64, 64], "output_activation": "linear"},
     "evaluation": CARTPOLE["evaluation"] | {"objective": 200, "lower_bound": 100, "acting": "sample"},
     "teacher": {
@@ -411,7 +433,56 @@ LUNARLANDER_FAST = {
     "pops": CARTPOLE_FAST["pops"],
 }
 
+PONG = {
+    "environment": {"id": "ALE/Pong-v5", "max_episode_steps": 27_000, "actions": [0, 2, 3], "sticky": 0.0},
+    "model": {"observation_shape": [4, 84, 84], "actions": 3, "widths": [32, 64, 64, 512], "output_activation": "linear"},
+    "evaluation": CARTPOLE["evaluation"]
+    | {"objective": 18, "lower_bound": 0, "choose_episodes": 10, "report_episodes": 30},
+    "teacher": CARTPOLE["teacher"]
+    | {
+        "steps": 5_000_000,
+        "steps_per_update": 4,
+        "batch_size": 256,
+        "epsilon_last": 0.02,
+        "learning_rate_first": 1e-4,
+        "learning_rate_last": 1e-6,
+        "target_sync": 1_000,
+        "n_steps": 4,
+        "clip_rewards": True,
+        "restart_every": 200_000,
+        "evaluate_every": 50_000,
+        "episodes": 10,
+        "stop_above": 20,
+    },
+    "replay": CARTPOLE["replay"] | {"observe": 25_000},
+    "prune": CARTPOLE["prune"],
+    "distill": CARTPOLE["distill"],
+    "pops": CARTPOLE["pops"] | {"min_change": 0.5},
+    "checkpoint": CARTPOLE["checkpoint"],
+}
+PONG_FAST = {
+    "evaluation": {"epsilon": 0.01},
+    "teacher": {
+        "environments": 16,
+        "steps": 1_000_000,
+        "learning_starts": 8_000,
+        "batch_size": 32,
+        "double_q": True,
+        "epsilon_last": 0.01,
+        "epsilon_steps": 60_000,
+        "learning_rate_first": 2e-4,
+        "learning_rate_last": 2e-5,
+        "target_sync": 500,
+        "adam_epsilon": 1e-5,
+        "terminal": "point",
+        "evaluate_every": 20_000,
+        "episodes": 10,
+        "stop_above": 20.2,
+    },
+}
+
 ENVIRONMENTS = {
+    "pong": {"paper": PONG, "fast": PONG_FAST},
     "cartpole": {"paper": CARTPOLE, "fast": CARTPOLE_FAST},
     "lunarlander": {"paper": LUNARLANDER, "fast": LUNARLANDER_FAST},
 }

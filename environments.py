@@ -28,6 +28,9 @@ def make_environments(settings, count, autoreset=True):
         An object with `reset(seed=...)`, `step(actions)`, `close()` and `single_observation_space`, as
         `gymnasium.vector.VectorEnv` has them.
     """
+    is_registered(settings)
+    if is_atari(settings):
+        return AtariEnvironments(settings, count)
     if gymnasium.spec(settings["id"]).vector_entry_point is None:
         return ProcessEnvironments(settings, count, autoreset)
     return gymnasium.make_vec(
@@ -35,8 +38,24 @@ def make_environments(settings, count, autoreset=True):
     )
 
 
+def is_atari(settings):
+    return settings["id"].startswith("ALE/")
+
+
+def is_registered(settings):
+    """Whether Gymnasium has the environment. For other names it would import modules."""
+    if is_atari(settings):
+        import ale_py  # brings the games; nothing else needs it
+
+        gymnasium.register_envs(ale_py)
+    return settings["id"] in gymnasium.registry
+
+
 def spaces(settings):
     """Observation space and action space of an environment."""
+    if is_atari(settings):
+        environments = AtariEnvironments(settings, 1)
+        return environments.single_observation_space, environments.single_action_space
     environment = _make_one(settings)
     return environment.observation_space, environment.action_space
 
@@ -48,6 +67,41 @@ def cores():
 
 def _make_one(settings):
     return gymnasium.make(settings["id"], max_episode_steps=settings["max_episode_steps"], disable_env_checker=True)
+
+
+class AtariEnvironments:
+    """Copies of an Atari game as the paper plays it, stepped and preprocessed together in C++ (ale-py).
+
+    Up to 30 steps without an action at the start, 4 frames a step with the maximum of the last two, 84 x 84 grey, 4 frames
+    stacked, the oldest first. Rewards are raw. Copies start over one step after their end. `step` gives the lives that are
+    left as `info["lives"]`.
+    """
+
+    FRAMES = 4  # a step
+
+    def __init__(self, settings, count):
+        self.environments = gymnasium.make_vec(
+            settings["id"],
+            count,
+            vectorization_mode="vector_entry_point",
+            frameskip=self.FRAMES,
+            max_num_frames_per_episode=self.FRAMES * settings["max_episode_steps"],
+            repeat_action_probability=settings["sticky"],
+            reward_clipping=False,
+            num_threads=min(cores(), count),
+        )
+        self.actions = np.array(settings["actions"] or range(self.environments.single_action_space.n))
+        self.single_observation_space = self.environments.single_observation_space
+        self.single_action_space = gymnasium.spaces.Discrete(len(self.actions))
+
+    def reset(self, seed):
+        return self.environments.reset(seed=seed)
+
+    def step(self, actions):
+        return self.environments.step(self.actions[actions])
+
+    def close(self):
+        self.environments.close()
 
 
 def _results(count, space):

@@ -139,15 +139,22 @@ class DQNAgent:
     """
 
     environment = None  # the environment's key in configs.ENVIRONMENTS
+    xla = True  # whether XLA compiles its updates
     role = "teacher"  # the network's name is environment_role
+    observation_type = "float32"
 
     def __init__(self, settings, widths=None):
         self.settings = settings
         self.widths = tuple(widths or settings["widths"])
         self.network = self.build()
 
-    def layers(self, dense):
-        """The network's layers, input to output, made by `dense(units, activation=...)`."""
+    def layers(self, dense, convolution):
+        """The network's layers, input to output.
+
+        Args:
+            dense: (units, activation) -> layer.
+            convolution: (filters, size, stride) -> layer with ReLU.
+        """
         raise NotImplementedError
 
     def build(self):
@@ -160,8 +167,12 @@ class DQNAgent:
         def dense(units, activation="linear"):
             return keras.layers.Dense(units, activation, name=f"dense_{next(numbers)}")
 
-        inputs = keras.Input(self.settings["observation_shape"], name="observations")
-        network = keras.Sequential([inputs, *self.layers(dense)], name=f"{self.environment}_{role}")
+        def convolution(filters, size, stride):
+            name = f"convolution_{next(numbers)}"
+            return keras.layers.Conv2D(filters, size, stride, activation="relu", name=name)
+
+        inputs = keras.Input(self.settings["observation_shape"], name="observations", dtype=self.observation_type)
+        network = keras.Sequential([inputs, *self.layers(dense, convolution)], name=f"{self.environment}_{role}")
         if weights is not None:
             network.set_weights(weights)
         return network
@@ -191,14 +202,18 @@ class DQNAgent:
         return [kernel != 0 for kernel in kernels(network)]
 
     def kernel_shapes(self):
-        return [tuple(layer.kernel.shape) for layer in self.network.layers]
+        return [tuple(layer.kernel.shape) for layer in self.network.layers if hasattr(layer, "kernel")]
+
+    def fan_in(self, shape):
+        """Inputs of a unit of a layer with a kernel of this shape."""
+        return np.prod(shape[:-1])
 
     def initial_weights(self, generator, hidden_bias=0.0):
         """He-normal kernels and constant hidden biases, in the order of `network.trainable_variables`."""
         weights = []
         shapes = self.kernel_shapes()
         for index, (shape, variable) in enumerate(zip(shapes, self.network.trainable_variables[1::2], strict=True)):
-            kernel = generator.normal(0, np.sqrt(2 / shape[-2]), shape).astype(np.float32)
+            kernel = generator.normal(0, np.sqrt(2 / self.fan_in(shape)), shape).astype(np.float32)
             bias = 0.0 if index == len(shapes) - 1 else hidden_bias
             weights += [kernel, np.full(variable.shape, bias, np.float32)]
         return weights
@@ -240,7 +255,7 @@ class DQNAgent:
 class DenseAgent(DQNAgent):
     """An MLP with ReLU between its layers."""
 
-    def layers(self, dense):
+    def layers(self, dense, convolution):
         hidden = [dense(width, activation="relu") for width in self.widths]
         return [*hidden, dense(self.settings["actions"], activation=self.settings["output_activation"])]
 
@@ -279,12 +294,44 @@ class CriticLunarLander(DenseAgent):
     environment = "lunarlander"
     role = "critic"
 
-    def layers(self, dense):
-        return [*super().layers(dense)[:-1], dense(1)]
+    def layers(self, dense, convolution):
+        return [*super().layers(dense, convolution)[:-1], dense(1)]
 
     def loss(self, outputs, returns):
         """Mean squared error of the values, float32 [batch, 1], against the returns, float32 [batch]."""
         return tf.reduce_mean((outputs[:, 0] - returns) ** 2)
+
+
+class ConvolutionalAgent(DQNAgent):
+    """The network of Mnih et al. (2015): three convolutions, a dense layer, and an output for each action.
+
+    Its widths are the convolutions' channels and the dense layer's units. Frames are centred at the grey of the game's
+    background, which makes small networks learn.
+    """
+
+    xla = False  # its convolutions on processors are slower than TensorFlow's own
+    observation_type = "uint8"
+    convolutions = ((8, 4), (4, 2), (3, 1))  # size and stride
+    background = None
+    contrast = 50
+
+    def layers(self, dense, convolution):
+        *channels, units = self.widths
+        return [
+            keras.layers.Rescaling(1 / self.contrast, -self.background / self.contrast, name="centre"),
+            keras.layers.Permute((2, 3, 1), name="channels_last"),
+            *(convolution(filters, *shape) for filters, shape in zip(channels, self.convolutions, strict=True)),
+            keras.layers.Flatten(name="flatten"),
+            dense(units, activation="relu"),
+            dense(self.settings["actions"], activation=self.settings["output_activation"]),
+        ]
+
+
+class DQNPong(ConvolutionalAgent):
+    """Pong's teacher. Outputs Q-values."""
+
+    environment = "pong"
+    background = 87
 
 
 class Student:
@@ -303,7 +350,7 @@ class Student:
             return MaskedDense(units, self.members, activation)
 
         # The first axis, Keras's batch axis, holds the members; the second one holds the batch.
-        network = keras.Sequential(self.layers(dense))
+        network = keras.Sequential(self.layers(dense, None))
         network.build((self.members, None, *self.settings["observation_shape"]))
         return network
 
@@ -361,6 +408,7 @@ class Agents(NamedTuple):
 
 
 AGENTS = {
+    "pong": Agents(DQNPong, None),
     "cartpole": Agents(CartPoleDQN, StudentCartPole),
     "lunarlander": Agents(ActorLunarLander, StudentActorLunarLander, CriticLunarLander),
 }

@@ -5,7 +5,7 @@ not variables: that is faster, and going back to an earlier state is keeping its
 variables under TensorFlow, so the two update rules stand here.
 """
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import keras
@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from configs import RunFailed, learning_rate
 from environments import make_environments
-from utils import Player, ReplayMemory, Run, Seeds, select_actions, single, standard_error
+from utils import FrameTransitions, Player, ReplayMemory, Run, Seeds, Transitions, select_actions, single, standard_error
 
 # Minibatches drawn for one compiled block of updates take at most this much memory.
 BLOCK_BYTES = 2**28
@@ -76,12 +76,12 @@ def initial_state(weights, masks=()):
     return TrainingState(weights, list(masks), (zeros, list(zeros)), tf.constant(0.0), tf.constant(0.0))
 
 
-def adam(weight, gradient, mean, square, update, rate):
-    """One step of Adam (Kingma and Ba, 2015; β1 0.9, β2 0.999, ε 1e-7). `update` counts from 1."""
+def adam(weight, gradient, mean, square, update, rate, epsilon=1e-7):
+    """One step of Adam (Kingma and Ba, 2015; β1 0.9, β2 0.999). `update` counts from 1."""
     mean = 0.9 * mean + 0.1 * gradient
     square = 0.999 * square + 0.001 * gradient**2
     rate = rate * tf.sqrt(1 - 0.999**update) / (1 - 0.9**update)
-    return weight - rate * mean / (tf.sqrt(square) + 1e-7), mean, square
+    return weight - rate * mean / (tf.sqrt(square) + epsilon), mean, square
 
 
 def rmsprop(weight, gradient, mean, square, update, rate):
@@ -300,10 +300,16 @@ def matches(rewards, others):
     return bool(rewards.mean() >= others.mean() - error)
 
 
+def evaluation_player(policy, config, episodes, acting=None, members=1):
+    """A Player that acts as the configuration says for evaluations."""
+    settings = config["evaluation"]
+    acting, epsilon = acting or settings["acting"], settings["epsilon"] or None
+    return Player(policy, config["environment"], episodes, acting, epsilon, members)
+
+
 def student_player(student, task, episodes):
     """A Player for all members of a student; its `evaluate` takes the seed, the weights and the masks."""
-    acting = task.config["evaluation"]["acting"]
-    return Player(student, task.config["environment"], episodes, acting, members=student.members)
+    return evaluation_player(student, task.config, episodes, members=student.members)
 
 
 def evaluate_student(player, state, task, replay, *purpose):
@@ -330,7 +336,7 @@ def evaluate_network(network, config, seeds, episodes, use, *purpose, acting=Non
         acting: "greedy" or "sample"; the configuration's if left out.
     """
     copies = min(episodes, EVALUATION_COPIES)
-    player = Player(single(network), config["environment"], copies, acting or config["evaluation"]["acting"])
+    player = evaluation_player(single(network), config, copies, acting)
     seed = seeds.environment(use, *purpose)
     rewards = [player.evaluate(seed + first)[0] for first in range(0, episodes, copies)]
     player.close()
@@ -384,21 +390,22 @@ def fill_replay(task, replay, *purpose):
 # The teacher
 
 
-def _q_learning_block(agent, discount, double_q, target_sync):
+def _q_learning_block(agent, settings):
     """Compiles a block of Q-learning updates."""
+    optimizer = partial(adam, epsilon=settings["adam_epsilon"])
 
-    @tf.function(jit_compile=True, autograph=False)
-    def block(state, target_weights, observations, actions, rewards, next_observations, terminated, rate):
+    @tf.function(jit_compile=agent.xla, autograph=False)
+    def block(state, target_weights, observations, actions, rewards, next_observations, factors, rate):
         def step(index, state, target_weights, total):
             following = agent(target_weights, next_observations[index])
-            chooser = agent(state.weights, next_observations[index]) if double_q else following
+            chooser = agent(state.weights, next_observations[index]) if settings["double_q"] else following
             best = tf.gather(following, tf.argmax(chooser, axis=-1), batch_dims=1)
-            targets = rewards[index] + discount * (1 - terminated[index]) * best
+            targets = rewards[index] + factors[index] * best
             with tf.GradientTape() as tape:
                 tape.watch(state.weights)
                 loss = agent.loss(agent(state.weights, observations[index]), actions[index], targets)
-            state = apply_gradients(adam, state, tape.gradient(loss, state.weights), rate)
-            sync = state.update % target_sync == 0
+            state = apply_gradients(optimizer, state, tape.gradient(loss, state.weights), rate)
+            sync = state.update % settings["target_sync"] == 0
             target_weights = [tf.where(sync, w, t) for w, t in zip(state.weights, target_weights, strict=True)]
             return index + 1, state, target_weights, total + loss
 
@@ -450,58 +457,59 @@ def train_dqn(agent, config, seeds, run):
     best = Best(run, agent)
     settings, model = config["teacher"], config["model"]
     count = settings["environments"]
-    replay = ReplayMemory(
-        config["replay"]["capacity"],
-        {
-            "observations": (model["observation_shape"], np.float32),
-            "actions": ([], np.int32),
-            "rewards": ([], np.float32),
-            "next_observations": (model["observation_shape"], np.float32),
-            "terminated": ([], np.float32),
-        },
-    )
+    shape = model["observation_shape"]
+    replay = (FrameTransitions if len(shape) > 1 else Transitions)(config["replay"]["capacity"], shape, settings)
     generator = seeds.generator("train_dqn")
     state = initial_state(agent.initial_weights(seeds.generator("initial_weights", "teacher")))
     target_weights = list(state.weights)
-    block = _q_learning_block(agent, settings["discount"], settings["double_q"], settings["target_sync"])
-    acting = config["evaluation"]["acting"]
+    block = _q_learning_block(agent, settings)
 
     @tf.function(autograph=False)
     def explore(weights, observations, seed, epsilon):
         return select_actions(agent(weights, observations), "greedy", seed, epsilon)
 
-    player = Player(lambda w, o: agent(w, o[0])[None], config["environment"], settings["episodes"], acting)
+    player = evaluation_player(lambda w, o: agent(w, o[0])[None], config, settings["episodes"])
     environments = make_environments(config["environment"], count)
     exploration_seed = seeds.environment("train", "train_dqn")
-    observations, _ = environments.reset(seed=exploration_seed)
-    ended = np.zeros(count, bool)
+    observations, info = environments.reset(seed=exploration_seed)
+    lives, ended = info.get("lives"), np.zeros(count, bool)
     updates, losses = 0, []
-    actions, known = np.zeros([settings["steps"] // count, count], np.int16), 0
+    actions, known, first = np.zeros([settings["steps"] // count, count], np.int16), 0, 0
+    restart = settings["restart_every"] // count
     if saved := run.interrupted("teacher"):
-        state, target_weights, generator.bit_generator.state, updates, losses, before = saved
+        state, target_weights, generator.bit_generator.state, updates, losses, first, before = saved
         state = TrainingState(*state)
-        known = len(before)
-        actions[:known] = before
+        known = first + len(before)
+        actions[first:known] = before
+        replay.skip(first * count)
 
     def content():
-        return state, target_weights, generator.bit_generator.state, updates, losses, actions[: index + 1]
+        # Steps before the last start of the environments that the replay memory no longer holds need not be repeated.
+        first = int(max(0, index + 1 - replay.history)) // restart * restart
+        return state, target_weights, generator.bit_generator.state, updates, losses, first, actions[first : index + 1]
 
-    for index in range(len(actions)):
+    for index in range(first, len(actions)):
         steps = (index + 1) * count
         if index >= known:
             progress = min(1.0, steps / settings["epsilon_steps"])
             epsilon = settings["epsilon_first"] + progress * (settings["epsilon_last"] - settings["epsilon_first"])
             seed = tf.constant([exploration_seed, steps])
             actions[index] = explore(state.weights, observations, seed, tf.constant(epsilon)).numpy()
-        following, rewards, terminated, truncated, _ = environments.step(actions[index].astype(np.int64))
-        kept = ~ended  # the step after an episode's end only starts the next one
-        replay.add(
-            observations=observations[kept],
-            actions=actions[index][kept],
-            rewards=rewards[kept],
-            next_observations=following[kept],
-            terminated=terminated[kept],
-        )
+        if index and index % restart == 0:
+            following, info = environments.reset(seed=seeds.environment("train", "train_dqn", index))
+            rewards, terminated, truncated = np.zeros(count), np.zeros(count, bool), np.zeros(count, bool)
+            ended = np.ones(count, bool)
+        else:
+            following, rewards, terminated, truncated, info = environments.step(actions[index].astype(np.int64))
+        if (index + 1) % restart == 0:
+            truncated = ~terminated
+        learnt = np.sign(rewards) if settings["clip_rewards"] else rewards
+        ends = terminated
+        if settings["terminal"] == "point":
+            ends = ends | (rewards != 0)
+        if settings["terminal"] == "life":
+            ends, lives = ends | (info["lives"] < lives), info["lives"]
+        replay.add_step(observations, actions[index], learnt, following, ends, terminated | truncated, over=ended)
         observations, ended = following, terminated | truncated
         if index < known:
             continue
@@ -637,9 +645,8 @@ def train_actor_critic(actor, critic, config, seeds, run):
     def policy(weights, observations):
         return actor(weights, observations[0])[None]
 
-    acting = config["evaluation"]["acting"]
     player = Player(policy, config["environment"], copies, "sample", autoreset=True)
-    evaluator = Player(policy, config["environment"], settings["episodes"], acting)
+    evaluator = evaluation_player(policy, config, settings["episodes"])
     restart_every, first = settings["restart_every"], 0
     history = np.zeros([restart_every, length, copies], np.int16)  # all actions since the environments started over
     if saved := run.interrupted("teacher"):

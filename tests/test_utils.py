@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from configs import ConfigurationError
-from utils import Player, ReplayMemory, Seeds, check_spaces, reward_statistics, select_actions
+from utils import FrameTransitions, Player, ReplayMemory, Seeds, check_spaces, reward_statistics, select_actions
 
 CARTPOLE = {"id": "CartPole-v1", "max_episode_steps": 200}
 
@@ -93,3 +93,56 @@ def test_replay_keeps_the_newest_entries_and_samples_only_what_it_holds():
     assert a.shape == (4, 50) and b.shape == (4, 50, 2) and set(a.flat) == {1, 2, 3} and b.min() == 1
     replay.add(a=[4, 5, 6, 7], b=np.ones((4, 2)))
     assert set(replay.sample(generator, 4, 50)[0].flat) == {3, 4, 5, 6, 7}
+
+
+@pytest.mark.parametrize("capacity", [1000, 100])
+def test_transitions_of_frames_are_those_of_the_game(capacity):
+    """Against a plain record of the same steps: states are numbered, stacks begin black, returns end as they should."""
+    generator, copies, n_steps = np.random.default_rng(0), 3, 3
+    memory = FrameTransitions(capacity, [4, 1, 1], {"environments": copies, "n_steps": n_steps, "discount": 0.5})
+    stacks, record = np.zeros((copies, 4, 1, 1), np.uint8), {}
+    over, states = np.zeros(copies, bool), np.arange(1, copies + 1)  # no state twice: 3 copies * 80 steps < 256
+    stacks[:, -1, 0, 0] = states
+    for step in range(80):
+        actions, rewards = generator.integers(5, size=copies), generator.integers(-1, 2, copies).astype(np.float64)
+        terminated, truncated = generator.random(copies) < 0.1, generator.random(copies) < 0.05
+        rewards, terminated, truncated = np.where(over, 0, rewards), terminated & ~over, truncated & ~over
+        points = generator.random(copies) < 0.1  # end a return and no episode
+        following = np.where(over[:, None, None, None], 0, np.roll(stacks, -1, axis=1))
+        following[:, -1, 0, 0] = (step + 1) * copies + np.arange(1, copies + 1)
+        ends = terminated | (points & ~over)
+        memory.add_step(stacks, actions, rewards, following, ends, terminated | truncated, over)
+        for copy in range(copies):
+            after = (terminated | truncated)[copy]
+            record[step, copy] = (
+                stacks[copy].ravel(),
+                actions[copy],
+                rewards[copy],
+                following[copy].ravel(),
+                ends[copy],
+                after,
+            )
+            if over[copy]:
+                record[step, copy] = None
+        stacks, over = following, terminated | truncated
+    observations, actions, rewards, following, factors = memory.sample(generator, 20, 50)
+    places = {int(values[0][-1]): place for place, values in record.items() if values}
+    seen = set()
+    for row in np.ndindex(20, 50):
+        step, copy = places[int(observations[row].ravel()[-1])]
+        stack, action, *_ = record[step, copy]
+        np.testing.assert_array_equal(observations[row].ravel(), stack)
+        assert actions[row] == action
+        total, factor = 0.0, 0.5**n_steps
+        for number in range(n_steps):
+            _, _, reward, after, end, episode_end = record[step + number, copy]
+            total += 0.5**number * reward
+            if end or episode_end:
+                factor = 0 if end else 0.5 ** (number + 1)
+                break
+        assert rewards[row] == total and factors[row] == factor
+        if factor:
+            np.testing.assert_array_equal(following[row].ravel(), after)
+        seen.add((step, copy))
+    assert min(step for step, _ in seen) >= 80 - capacity // copies
+    assert len(seen) > min(capacity, 240) // 2
