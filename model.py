@@ -7,6 +7,7 @@ saved as plain Keras models, which load where this project is not installed.
 
 import itertools
 import json
+import math
 import re
 import zipfile
 from typing import NamedTuple
@@ -58,6 +59,86 @@ class MaskedDense(keras.layers.Layer):
         else:
             outputs = keras.ops.matmul(inputs, kernel)
         return self.activation(outputs + self.bias)
+
+
+class MaskedConvolution(keras.layers.Layer):
+    """A convolution with ReLU whose kernel is multiplied by a mask, for several members; see MaskedDense.
+
+    Args:
+        filters, size, stride: of the convolution, without padding.
+        members: independent copies of the layer.
+
+    Call arguments:
+        inputs: float32 [members or 1, batch, height, width, channels].
+
+    Returns:
+        float32 [members, batch, height, width, filters].
+    """
+
+    def __init__(self, filters, size, stride, members=1):
+        super().__init__()
+        self.filters, self.size, self.stride, self.members = filters, size, stride, members
+
+    def build(self, input_shape):
+        shape = (self.members, self.size, self.size, input_shape[-1], self.filters)
+        self.kernel = self.add_weight(shape=shape, initializer="zeros", name="kernel")
+        self.bias = self.add_weight(shape=(self.members, 1, self.filters), initializer="zeros", name="bias")
+        self.mask = self.add_weight(shape=shape, initializer="ones", trainable=False, name="mask")
+
+    def call(self, inputs):
+        kernels = keras.ops.unstack(self.kernel * self.mask, self.members)
+        inputs = keras.ops.unstack(inputs) * (self.members if inputs.shape[0] == 1 else 1)
+        pairs = zip(inputs, kernels, strict=True)
+        outputs = keras.ops.stack([keras.ops.conv(images, kernel, self.stride) for images, kernel in pairs])
+        return keras.ops.relu(outputs + self.bias[:, :, None, None])
+
+
+class PlainLayers:
+    """The layers of a plain Keras network, which loads where this project is not installed. Axes: batch, then others."""
+
+    def __init__(self):
+        self.numbers = itertools.count(1)
+
+    def frames(self, background, contrast):
+        """Stacked frames, uint8 [frames, height, width], as centred images with channels last."""
+        scaling = keras.layers.Rescaling(1 / contrast, -background / contrast, name="centre")
+        return [scaling, keras.layers.Permute((2, 3, 1), name="channels_last")]
+
+    def convolution(self, filters, size, stride):
+        return keras.layers.Conv2D(filters, size, stride, activation="relu", name=f"convolution_{next(self.numbers)}")
+
+    def flatten(self):
+        return keras.layers.Flatten(name="flatten")
+
+    def dense(self, units, activation="linear"):
+        return keras.layers.Dense(units, activation, name=f"dense_{next(self.numbers)}")
+
+
+class MaskedLayers:
+    """The same layers with masks and members. Axes: members, batch, then others."""
+
+    def __init__(self, members):
+        self.members = members
+
+    def frames(self, background, contrast):
+        scaling = keras.layers.Rescaling(1 / contrast, -background / contrast)
+        return [scaling, keras.layers.Permute((1, 3, 4, 2))]
+
+    def convolution(self, filters, size, stride):
+        return MaskedConvolution(filters, size, stride, self.members)
+
+    def flatten(self):
+        return Flatten()
+
+    def dense(self, units, activation="linear"):
+        return MaskedDense(units, self.members, activation)
+
+
+class Flatten(keras.layers.Layer):
+    """Joins all axes but members and batch."""
+
+    def call(self, inputs):
+        return keras.ops.reshape(inputs, (inputs.shape[0], -1, int(np.prod(inputs.shape[2:]))))
 
 
 def kernels(network):
@@ -148,13 +229,8 @@ class DQNAgent:
         self.widths = tuple(widths or settings["widths"])
         self.network = self.build()
 
-    def layers(self, dense, convolution):
-        """The network's layers, input to output.
-
-        Args:
-            dense: (units, activation) -> layer.
-            convolution: (filters, size, stride) -> layer with ReLU.
-        """
+    def layers(self, make):
+        """The network's layers, input to output, made by PlainLayers or MaskedLayers."""
         raise NotImplementedError
 
     def build(self):
@@ -162,17 +238,8 @@ class DQNAgent:
 
     def plain_network(self, role, weights=None):
         """A new network of plain Keras layers, named after the environment and its role, with these weights if given."""
-        numbers = itertools.count(1)
-
-        def dense(units, activation="linear"):
-            return keras.layers.Dense(units, activation, name=f"dense_{next(numbers)}")
-
-        def convolution(filters, size, stride):
-            name = f"convolution_{next(numbers)}"
-            return keras.layers.Conv2D(filters, size, stride, activation="relu", name=name)
-
         inputs = keras.Input(self.settings["observation_shape"], name="observations", dtype=self.observation_type)
-        network = keras.Sequential([inputs, *self.layers(dense, convolution)], name=f"{self.environment}_{role}")
+        network = keras.Sequential([inputs, *self.layers(PlainLayers())], name=f"{self.environment}_{role}")
         if weights is not None:
             network.set_weights(weights)
         return network
@@ -255,9 +322,9 @@ class DQNAgent:
 class DenseAgent(DQNAgent):
     """An MLP with ReLU between its layers."""
 
-    def layers(self, dense, convolution):
-        hidden = [dense(width, activation="relu") for width in self.widths]
-        return [*hidden, dense(self.settings["actions"], activation=self.settings["output_activation"])]
+    def layers(self, make):
+        hidden = [make.dense(width, activation="relu") for width in self.widths]
+        return [*hidden, make.dense(self.settings["actions"], activation=self.settings["output_activation"])]
 
 
 class CartPoleDQN(DenseAgent):
@@ -294,8 +361,8 @@ class CriticLunarLander(DenseAgent):
     environment = "lunarlander"
     role = "critic"
 
-    def layers(self, dense, convolution):
-        return [*super().layers(dense, convolution)[:-1], dense(1)]
+    def layers(self, make):
+        return [*super().layers(make)[:-1], make.dense(1)]
 
     def loss(self, outputs, returns):
         """Mean squared error of the values, float32 [batch, 1], against the returns, float32 [batch]."""
@@ -315,16 +382,33 @@ class ConvolutionalAgent(DQNAgent):
     background = None
     contrast = 50
 
-    def layers(self, dense, convolution):
+    def layers(self, make):
         *channels, units = self.widths
         return [
-            keras.layers.Rescaling(1 / self.contrast, -self.background / self.contrast, name="centre"),
-            keras.layers.Permute((2, 3, 1), name="channels_last"),
-            *(convolution(filters, *shape) for filters, shape in zip(channels, self.convolutions, strict=True)),
-            keras.layers.Flatten(name="flatten"),
-            dense(units, activation="relu"),
-            dense(self.settings["actions"], activation=self.settings["output_activation"]),
+            *make.frames(self.background, self.contrast),
+            *(make.convolution(filters, *shape) for filters, shape in zip(channels, self.convolutions, strict=True)),
+            make.flatten(),
+            make.dense(units, activation="relu"),
+            make.dense(self.settings["actions"], activation=self.settings["output_activation"]),
         ]
+
+    def places(self):
+        """Places of the last convolution's images, which the dense layer sees side by side."""
+        sides = self.settings["observation_shape"][1:]
+        for size, stride in self.convolutions:
+            sides = [(side - size) // stride + 1 for side in sides]
+        return math.prod(sides)
+
+    def layer_sizes(self, widths=None):
+        frames, *_ = self.settings["observation_shape"]
+        units = [frames, *(widths or self.widths), self.settings["actions"]]
+        factors = [*(size**2 for size, _ in self.convolutions), self.places(), 1]
+        return [factor * before * after for factor, (before, after) in zip(factors, itertools.pairwise(units), strict=True)]
+
+    def connections(self, network):
+        *convolutions, dense, last = kernels(network)
+        dense = dense.reshape(self.places(), -1, dense.shape[-1])
+        return [*((kernel != 0).any(axis=(0, 1)) for kernel in convolutions), (dense != 0).any(axis=0), last != 0]
 
 
 class DQNPong(ConvolutionalAgent):
@@ -346,17 +430,17 @@ class Student:
         super().__init__(settings, widths)
 
     def build(self):
-        def dense(units, activation):
-            return MaskedDense(units, self.members, activation)
-
         # The first axis, Keras's batch axis, holds the members; the second one holds the batch.
-        network = keras.Sequential(self.layers(dense, None))
+        network = keras.Sequential(self.layers(MaskedLayers(self.members)))
         network.build((self.members, None, *self.settings["observation_shape"]))
         return network
 
     def __call__(self, weights, masks, observations):
         """Outputs of every member: float32 [members, batch, actions] from [members or 1, batch, *observation_shape]."""
         return self.network.stateless_call(weights, masks, observations)[0]
+
+    def fan_in(self, shape):
+        return np.prod(shape[1:-1])
 
     def full_masks(self):
         return [tf.ones(shape) for shape in self.kernel_shapes()]
@@ -395,6 +479,10 @@ class StudentCartPole(Student, CartPoleDQN):
     """CartPole's student."""
 
 
+class StudentPong(Student, DQNPong):
+    """Pong's student."""
+
+
 class StudentActorLunarLander(Student, ActorLunarLander):
     """LunarLander's student."""
 
@@ -408,7 +496,7 @@ class Agents(NamedTuple):
 
 
 AGENTS = {
-    "pong": Agents(DQNPong, None),
+    "pong": Agents(DQNPong, StudentPong),
     "cartpole": Agents(CartPoleDQN, StudentCartPole),
     "lunarlander": Agents(ActorLunarLander, StudentActorLunarLander, CriticLunarLander),
 }
