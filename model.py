@@ -222,6 +222,7 @@ class DQNAgent:
     environment = None  # the environment's key in configs.ENVIRONMENTS
     xla = True  # whether XLA compiles its updates
     role = "teacher"  # the network's name is environment_role
+    kind = None  # in words, which networks `load` takes
     observation_type = "float32"
 
     def __init__(self, settings, widths=None):
@@ -302,25 +303,40 @@ class DQNAgent:
             raise ConfigurationError(f"{path}: is a policy for {environment}, {network.name}, not for {cls.environment}")
         check_shapes(network, path, settings)
         layers = [layer for layer in network.layers if not isinstance(layer, keras.layers.InputLayer)]
-        activations = [getattr(getattr(layer, "activation", None), "__name__", "") for layer in layers]
-        if (
-            not all(type(layer) is keras.layers.Dense and layer.use_bias for layer in layers)
-            or set(activations[:-1]) - {"relu"}
-            or len(layers) < 2
-            or activations[-1] not in ("linear", "relu")
-        ):
-            raise ConfigurationError(f"{path}: not a stack of dense layers with ReLU, as {cls.__name__} is")
-        settings = settings | {"output_activation": activations[-1]}
-        agent = cls(settings, [layer.units for layer in layers[:-1]])
-        agent.network.set_weights(network.get_weights())
-        inputs = np.random.default_rng(0).normal(size=(100, *settings["observation_shape"])).astype(np.float32)
-        if not np.allclose(agent.network(inputs), network(inputs), rtol=1e-3, atol=1e-3):
+        last = getattr(getattr(layers[-1], "activation", None), "__name__", "") if layers else ""
+        if not cls.takes(layers) or last not in ("linear", "relu"):
+            raise ConfigurationError(f"{path}: not {cls.kind}, as {cls.__name__} is")
+        trained = [layer for layer in layers if layer.get_weights()]
+        agent = cls(settings | {"output_activation": last}, [layer.kernel.shape[-1] for layer in trained[:-1]])
+        inputs = np.random.default_rng(0).normal(size=(100, *settings["observation_shape"]))
+        inputs = (inputs * 100).astype(np.uint8) if cls.observation_type == "uint8" else inputs.astype(np.float32)
+        try:
+            agent.network.set_weights(network.get_weights())
+            alike = np.allclose(agent.network(inputs), network(inputs), rtol=1e-3, atol=1e-3)
+        except ValueError:  # shapes
+            alike = False
+        if not alike:
             raise ConfigurationError(f"{path}: its layers are not simply stacked, as those of {cls.__name__} are")
         return agent
+
+    @classmethod
+    def takes(cls, layers):
+        """Whether these could be the layers of such a network."""
+        raise NotImplementedError
 
 
 class DenseAgent(DQNAgent):
     """An MLP with ReLU between its layers."""
+
+    kind = "a stack of dense layers with ReLU"
+
+    @classmethod
+    def takes(cls, layers):
+        return (
+            len(layers) > 1
+            and all(type(layer) is keras.layers.Dense and layer.use_bias for layer in layers)
+            and {layer.activation.__name__ for layer in layers[:-1]} == {"relu"}
+        )
 
     def layers(self, make):
         hidden = [make.dense(width, activation="relu") for width in self.widths]
@@ -376,11 +392,16 @@ class ConvolutionalAgent(DQNAgent):
     background, which makes small networks learn.
     """
 
-    xla = False  # its convolutions on processors are slower than TensorFlow's own
     observation_type = "uint8"
     convolutions = ((8, 4), (4, 2), (3, 1))  # size and stride
     background = None
     contrast = 50
+    kind = "the convolutional network of the paper with its input centred"
+
+    @classmethod
+    def takes(cls, layers):
+        trained = [type(layer) for layer in layers if layer.get_weights()]
+        return trained == [keras.layers.Conv2D] * len(cls.convolutions) + [keras.layers.Dense] * 2
 
     def layers(self, make):
         *channels, units = self.widths
@@ -391,6 +412,11 @@ class ConvolutionalAgent(DQNAgent):
             make.dense(units, activation="relu"),
             make.dense(self.settings["actions"], activation=self.settings["output_activation"]),
         ]
+
+    @property
+    def xla(self):
+        # The compiler's convolutions are slow on processors, but a small network gains more from fewer operations.
+        return sum(self.layer_sizes()) <= 50_000
 
     def places(self):
         """Places of the last convolution's images, which the dense layer sees side by side."""

@@ -11,18 +11,17 @@ from configs import RunFailed, learning_rate
 from model import AGENTS, count_weights, kernels
 from train import (
     Distilled,
+    StateMemory,
     Task,
     TrainingState,
     check_loss,
     evaluate_network,
     evaluate_student,
-    fill_replay,
     fit_supervised,
     go_on_within,
     initial_state,
     lower_confidence,
     matches,
-    new_replay,
     position_within,
     student_player,
     train_student,
@@ -197,7 +196,7 @@ def iterative_pruning_policy_distillation(student, state, task, step):
     player = student_player(student, task, settings["episodes"])
     recovery = RECOVERIES[settings["recovery"]](settings, state)
     weights, percent = sum(student.layer_sizes()), task.percent(student)
-    replay = task.replay or new_replay(task.config)
+    replay = task.replay or StateMemory(task.config, task.teacher, task.seeds)
     best, fewest, means = None, math.inf, []
     first, first_number, within = 1, 0, None
     if saved := task.run.interrupted("prune", step):
@@ -217,7 +216,7 @@ def iterative_pruning_policy_distillation(student, state, task, step):
         rate = recovery.rate_factor * learning_rate(settings["learning_rate"], percent, iteration)
         generator = task.seeds.generator("minibatches", *purpose)
         if task.replay is None and within is None:
-            fill_replay(task, replay, *purpose)
+            replay.fill(*purpose)
         for number in range(first_number, settings["updates"] // settings["evaluate_every"]):
             done, within = go_on_within(within, generator, task, replay), None
             state, loss = train_student(
@@ -393,9 +392,9 @@ def pops(teacher, config, seeds, run):
     teacher_rewards = choosing_rewards(teacher.network, config, seeds, run, "teacher")
     task = Task(config, seeds, teacher.network, teacher_rewards, sum(original_sizes), None, run)
     if not config["replay"]["refill"]:
-        task = task._replace(replay=new_replay(config))
+        task = task._replace(replay=StateMemory(config, teacher.network, seeds))
         if not run.include("replay", task.replay):
-            fill_replay(task, task.replay)
+            task.replay.fill()
 
     log(f"PoPS: a teacher of {task.original_weights:,} weights")
     summary = {"teacher": {"widths": teacher.widths, **report(teacher.network, task, "teacher")}, "steps": []}

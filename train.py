@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from configs import RunFailed, learning_rate
 from environments import make_environments
+from files import Part
 from utils import FrameTransitions, Player, ReplayMemory, Run, Seeds, Transitions, select_actions, single, standard_error
 
 # Minibatches drawn for one compiled block of updates take at most this much memory.
@@ -34,8 +35,8 @@ class Task(NamedTuple):
         teacher: plain Keras network.
         teacher_rewards: what a student has to match, float64 [episodes].
         original_weights: number of weights of the original student.
-        replay: ReplayMemory that the teacher filled once, which the states that students visit may join, or None to start
-            one for each IPP and each distillation and to add to it before every iteration and epoch.
+        replay: StateMemory that the teacher filled once, or None to start one for each IPP and each distillation, and to
+            fill it before every iteration and epoch.
         run: Run, which takes the metrics and the checkpoints.
     """
 
@@ -111,7 +112,7 @@ def _student_block(student, optimizer, tau, schedule):
     """Compiles a block of student updates for `train_student`."""
     optimizer = OPTIMIZERS[optimizer]
 
-    @tf.function(jit_compile=True, autograph=False)
+    @tf.function(jit_compile=student.xla, autograph=False)
     def block(state, observations, teacher_outputs, rate, speed):
         def step(index, state, total):
             if schedule is not None:
@@ -211,7 +212,7 @@ def fit_supervised(student, task, step, attempt=1):
     state = initial_state(weights, student.full_masks())
     percent = task.percent(student)
     player = student_player(student, task, settings["episodes"])
-    replay = task.replay or new_replay(task.config)
+    replay = task.replay or StateMemory(task.config, task.teacher, task.seeds)
     best, best_score, in_a_row = None, (False, False, -np.inf), np.zeros(student.members, int)
     first, within = 1, None
     if saved := task.run.interrupted("distill", step, attempt):
@@ -229,7 +230,7 @@ def fit_supervised(student, task, step, attempt=1):
         rate = learning_rate(settings["learning_rate"], percent, epoch)
         generator = task.seeds.generator("minibatches", *purpose)
         if task.replay is None and within is None:
-            fill_replay(task, replay, *purpose)
+            replay.fill(*purpose)
         done, within = go_on_within(within, generator, task, replay), None
         state, losses = train_student(
             student, state, replay, settings, generator, settings["updates"], rate, done=done, on_block=on_block
@@ -318,14 +319,14 @@ def evaluate_student(player, state, task, replay, *purpose):
     The settings may ask that states visited on the way join the replay, with the teacher's outputs (DAgger, Ross et al.,
     2011): a small student gets into states that the teacher never sees, and has to learn the way back from there.
     """
-    wanted, visited = task.config["replay"]["student_states"], []
+    wanted, visited = task.config["replay"]["student_states"], Visited()
     seed = task.seeds.environment("select", *purpose)
-    rewards = player.evaluate(seed, state.weights, state.masks, visited=visited.append if wanted else None)
+    rewards = player.evaluate(seed, state.weights, state.masks, visited=visited.add if wanted else None)
     if wanted:
-        states = np.concatenate(visited)
+        states = np.concatenate(visited.states)
         count = min(len(states), wanted)
         drawn = task.seeds.generator("student_states", *purpose).choice(len(states), count, replace=False)
-        replay.add(observations=states[drawn], teacher_outputs=task.teacher(states[drawn]))
+        replay.add_visited(states[drawn])
     return rewards
 
 
@@ -343,48 +344,112 @@ def evaluate_network(network, config, seeds, episodes, use, *purpose, acting=Non
     return np.concatenate(rewards)[:episodes]
 
 
-def new_replay(config):
-    """An empty replay memory for observations and the teacher's outputs before softmax."""
-    model = config["model"]
-    return ReplayMemory(
-        config["replay"]["capacity"],
-        {
-            "observations": (model["observation_shape"], np.float32),
-            "teacher_outputs": ([model["actions"]], np.float32),
-        },
-    )
+class StateMemory(ReplayMemory):
+    """States with the teacher's outputs before softmax, for distillation; the teacher and students add to them.
 
-
-def fill_replay(task, replay, *purpose):
-    """The teacher plays and adds at least `observe` states to a replay memory, with its outputs.
+    A checkpoint holds where the entries came from: what the teacher played is played again, states of students are kept.
 
     Args:
-        task: Task.
-        replay: ReplayMemory of `new_replay`.
-        purpose: what the states are for; their random numbers follow from it.
+        config: the configuration.
+        teacher: plain Keras network.
+        seeds: Seeds.
     """
-    config, settings = task.config, task.config["replay"]
-    ended_before = np.zeros(settings["environments"], bool)
-    seen = 0
 
-    def on_step(step):
-        nonlocal ended_before, seen
-        # No action is taken in the last state of an episode: the environment only starts over.
-        replay.add(observations=step.observations[~ended_before], teacher_outputs=step.outputs[~ended_before])
-        seen += np.count_nonzero(~ended_before)
-        ended_before = step.ended
-        return seen < settings["observe"]
+    def __init__(self, config, teacher, seeds):
+        self.config, self.teacher, self.seeds = config, teacher, seeds
+        model = config["model"]
+        fields = {
+            "observations": (model["observation_shape"], teacher.inputs[0].dtype),
+            "teacher_outputs": ([model["actions"]], np.float32),
+        }
+        super().__init__(config["replay"]["capacity"], fields)
+        self.added, self.sources = 0, []  # a source: entries before it, purpose of a filling or Part with states
 
-    player = Player(
-        single(task.teacher),
-        config["environment"],
-        settings["environments"],
-        config["evaluation"]["acting"],
-        epsilon=settings["epsilon"],
-        autoreset=True,
-    )
-    player.play(task.seeds.environment("train", "fill_replay", *purpose), on_step)
-    player.close()
+    def add(self, **batch):
+        super().add(**batch)
+        self.added += len(batch["observations"])
+
+    def add_from(self, source):
+        """Adds what comes from a source, and forgets sources of which nothing is left."""
+        self.sources.append((self.added, source))
+        if isinstance(source, Part):
+            self.add(**source.arrays)
+        else:
+            self._play(source)
+        begun = [index for index, (before, _) in enumerate(self.sources) if self.added - before >= self.capacity]
+        del self.sources[: max(begun, default=0)]
+
+    def fill(self, *purpose):
+        """The teacher plays and adds at least `observe` states.
+
+        Args:
+            purpose: what the states are for; their random numbers follow from it.
+        """
+        self.add_from(purpose)
+
+    def _play(self, purpose):
+        settings = self.config["replay"]
+        ended_before = np.zeros(settings["environments"], bool)
+        seen = 0
+
+        def on_step(step):
+            nonlocal ended_before, seen
+            # No action is taken in the last state of an episode: the environment only starts over.
+            self.add(observations=step.observations[~ended_before], teacher_outputs=step.outputs[~ended_before])
+            seen += np.count_nonzero(~ended_before)
+            ended_before = step.ended
+            return seen < settings["observe"]
+
+        player = Player(
+            single(self.teacher),
+            self.config["environment"],
+            settings["environments"],
+            self.config["evaluation"]["acting"],
+            epsilon=settings["epsilon"],
+            autoreset=True,
+        )
+        player.play(self.seeds.environment("train", "fill_replay", *purpose), on_step)
+        player.close()
+
+    def add_visited(self, states):
+        """Adds states that a student visited."""
+        rows = max(1, BLOCK_BYTES // 8 // states[0].nbytes)  # at once; inside a network they take more memory
+        outputs = [self.teacher(states[first : first + rows]).numpy() for first in range(0, len(states), rows)]
+        self.add_from(Part({"observations": states, "teacher_outputs": np.concatenate(outputs)}))
+
+    def content(self):
+        """What `restore` needs, for a checkpoint."""
+        return list(self.sources)
+
+    def restore(self, sources):
+        """Makes an empty memory what it was."""
+        if sources:
+            self.added = sources[0][0]
+            self.skip(self.added)
+        for _, source in sources:
+            self.add_from(source)
+            if isinstance(source, Part):
+                source.arrays = None
+
+
+class Visited:
+    """Collects states that students visit: all of them, or every second, fourth, ... step if they took too much memory."""
+
+    LIMIT = 2**29  # bytes
+
+    def __init__(self):
+        self.states, self.bytes, self.step, self.stride = [], 0, 0, 1
+
+    def add(self, states):
+        """Takes the states of one step, [n, *observation_shape]."""
+        if self.step % self.stride == 0:
+            self.states.append(states)
+            self.bytes += states.nbytes
+        self.step += 1
+        if self.bytes > self.LIMIT:
+            self.stride *= 2
+            self.states = self.states[::2]
+            self.bytes = sum(states.nbytes for states in self.states)
 
 
 # The teacher

@@ -276,16 +276,6 @@ class ReplayMemory:
         self.next = (self.next + count) % self.capacity
         self.size = min(self.size + count, self.capacity)
 
-    def content(self):
-        """What `restore` needs, for a checkpoint."""
-        return {name: array[: self.size] for name, array in self.arrays.items()}, self.next
-
-    def restore(self, content):
-        arrays, self.next = content
-        for name, array in self.arrays.items():
-            self.size = len(arrays[name])
-            array[: self.size] = arrays[name]
-
     def sample(self, generator, updates, batch_size):
         """Minibatches for a block of updates: a list of arrays [updates, batch_size, *shape], in the fields' order."""
         rows = generator.integers(self.size, size=(updates, batch_size), dtype=np.int32)
@@ -454,7 +444,7 @@ class Run:
     def __init__(self, folder, command, environment, profile, seed, config, resume=False, **files):
         self.folder = make_folder(folder)
         self.status = None
-        self.every = config["checkpoint"]["seconds"]
+        self.every = self.wait = config["checkpoint"]["seconds"]
         self.description = {
             "command": command,
             "environment": environment,
@@ -585,7 +575,7 @@ class Run:
             content: without arguments, returns what the loop with this purpose needs to go on; None between loops.
         """
         start = time.perf_counter()
-        if start - self.last_checkpoint < self.every:
+        if start - self.last_checkpoint < self.wait:
             return
         self.checkpoints.write(
             {
@@ -598,6 +588,8 @@ class Run:
         )
         self.last_checkpoint = time.perf_counter()
         self.checkpoint_times.append(self.last_checkpoint - start)
+        if self.every:  # a slow disk, or much to write: not more than a twentieth of the time
+            self.wait = min(90, max(self.every, 20 * self.checkpoint_times[-1]))
 
     def finish(self):
         """Frees what only `--resume` needs."""

@@ -21,6 +21,7 @@ from configs import ConfigurationError, configuration
 from files import (
     Checkpoints,
     Damaged,
+    Part,
     check_seal,
     checksum,
     read_values,
@@ -31,7 +32,7 @@ from files import (
     write_values,
 )
 from model import CartPoleDQN, read_network, save_network
-from utils import ReplayMemory, Run, versions
+from utils import Run, versions
 
 TABLE = configuration("cartpole")["distill"]["learning_rate"]  # changed in its last number only
 TABLE[0][1][-1][1] = 0.5
@@ -64,7 +65,7 @@ VALUES = st.recursive(
 def test_values_come_back_equal_and_of_the_same_types(tmp_path_factory, value):
     path = tmp_path_factory.getbasetemp() / "values.npz"
     write_values(path, value)
-    assert repr(read_values(path)) == repr(value)
+    assert repr(read_values(path)[0]) == repr(value)
 
 
 def test_arrays_tensors_and_generators_come_back_to_the_bit(tmp_path):
@@ -76,7 +77,7 @@ def test_arrays_tensors_and_generators_come_back_to_the_bit(tmp_path):
         "generator": generator.bit_generator.state,
     }
     write_values(path, value)
-    again = read_values(path)
+    again, _ = read_values(path)
     for old, new in zip(value["arrays"], again["arrays"], strict=True):
         assert isinstance(new, np.ndarray) and old.dtype == new.dtype
         np.testing.assert_array_equal(old, new)
@@ -253,18 +254,51 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     assert Checkpoints(tmp_path, "a run").read(None) == 1
 
 
-def test_replay_comes_back_as_it_was():
-    fields = {"a": ([], np.int32), "b": ([2], np.float32)}
-    replay, again = ReplayMemory(5, fields), ReplayMemory(5, fields)
-    for count in (3, 4):
-        replay.add(a=np.arange(count), b=np.ones((count, 2)) * count)
-        again.restore(replay.content())
-        assert (again.size, again.next) == (replay.size, replay.next)
-        for name in fields:
-            np.testing.assert_array_equal(again.arrays[name], replay.arrays[name])
+def test_parts_are_written_once_and_go_with_the_last_checkpoint_that_needs_them(tmp_path):
+    checkpoints = Checkpoints(tmp_path, "a run")
+    parts = [Part({"states": np.full((3, 84, 84), number, np.uint8), "x": np.arange(number)}) for number in range(3)]
+
+    def files():
+        return sorted(path.name for path in tmp_path.glob("*.part.npz"))
+
+    checkpoints.write(parts[:2])
+    first, written = files(), [path.stat().st_mtime_ns for path in tmp_path.glob("*.part.npz")]
+    assert len(first) == 2 and parts[0].arrays is None
+    assert all((tmp_path / name).stat().st_size < 2000 for name in first)  # images are compressed
+    checkpoints.write(parts[:2])
+    assert [path.stat().st_mtime_ns for path in tmp_path.glob("*.part.npz")] == written
+    checkpoints.write(parts[1:])
+    assert len(files()) == 3
+    again = Checkpoints(tmp_path, "a run")
+    one, two = again.read(None)
+    np.testing.assert_array_equal(one.arrays["states"], np.full((3, 84, 84), 1))
+    np.testing.assert_array_equal(two.arrays["x"], [0, 1])
+    again.write([two])
+    again.write([two])
+    assert files() == [two.name]
+    content = bytearray((tmp_path / two.name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / two.name).write_bytes(content)
+    named = []
+    with pytest.raises(Damaged):
+        Checkpoints(tmp_path, "a run").read(lambda path, error: named.append(str(error)))
+    assert named == [f"its part {two.name} is missing, damaged or another one"] * 2
 
 
 # Run folders
+
+
+class Counter:
+    """A part of a checkpoint."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def content(self):
+        return {"number": self.number}
+
+    def restore(self, content):
+        self.number = content["number"]
 
 
 def resumed(new_run, run, config, **changes):
@@ -276,9 +310,7 @@ def resumed(new_run, run, config, **changes):
 def test_a_run_goes_on_from_its_checkpoint(new_run, config):
     config = config | {"checkpoint": {"seconds": 0}}
     run, calls = new_run(config), []
-    part = ReplayMemory(3, {"a": ([], np.int32)})
-    assert not run.include("replay", part)
-    part.add(a=[7])
+    assert not run.include("replay", Counter(7))
     first = run.once(("first", 1), lambda value: calls.append(value) or value, (np.arange(3), 0.5))
     assert run.interrupted("loop") is None
     run.metrics(phase="prune", step=1, update=2, rewards=np.array([1.0, 2.0]))
@@ -286,8 +318,8 @@ def test_a_run_goes_on_from_its_checkpoint(new_run, config):
     run.metrics(phase="prune", step=1, update=3, rewards=np.array([1.0, 2.0]))  # not in the checkpoint
     seconds = run.seconds()
 
-    again, part = resumed(new_run, run, config), ReplayMemory(3, {"a": ([], np.int32)})
-    assert again.include("replay", part) and part.arrays["a"][0] == 7
+    again, part = resumed(new_run, run, config), Counter(0)
+    assert again.include("replay", part) and part.number == 7
     value = again.once(("first", 1), calls.append)
     assert calls == [first] and value[1] == 0.5 and np.array_equal(value[0], np.arange(3))
     assert again.interrupted("loop", 2) is None

@@ -12,16 +12,15 @@ from configs import RunFailed, configuration
 from model import ActorLunarLander, CartPoleDQN, CriticLunarLander, StudentCartPole
 from prune import PruningSchedule, iterative_pruning_policy_distillation
 from train import (
+    StateMemory,
     Task,
     adam,
     check_loss,
     evaluate_student,
-    fill_replay,
     fit_supervised,
     generalised_advantages,
     initial_state,
     matches,
-    new_replay,
     rmsprop,
     student_player,
     train_actor_critic,
@@ -218,8 +217,8 @@ def make_teacher_task(config, new_run):
 
 
 def filled(task):
-    replay = new_replay(task.config)
-    fill_replay(task, replay)
+    replay = StateMemory(task.config, task.teacher, task.seeds)
+    replay.fill()
     return replay
 
 
@@ -426,9 +425,9 @@ def interrupted_everywhere(phase, task, new_run):
     def go(run):
         replay = None
         if not task.config["replay"]["refill"]:
-            replay = new_replay(task.config)
+            replay = StateMemory(task.config, task.teacher, task.seeds)
             if not run.include("replay", replay):
-                fill_replay(task, replay)
+                replay.fill()
         result = run.once(("phase",), phase, task._replace(run=run, replay=replay))
         return result, [row[1:] for row in run.rows]
 

@@ -1,0 +1,192 @@
+"""Atari games: the environment as the paper plays it, convolutional networks, and training that goes on where it was."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import rows_of
+
+from configs import ConfigurationError, configuration
+from environments import make_environments, spaces
+from model import DQNPong, StudentPong, count_weights, save_network
+from prune import PruningSchedule, count_live_units
+from train import StateMemory, initial_state, train_dqn, train_student
+from utils import Seeds, check_spaces
+
+PONG = configuration("pong")
+WIDTHS = (3, 4, 5, 6)
+
+
+@pytest.fixture
+def generator():
+    return np.random.default_rng(0)
+
+
+def frames(generator, *shape):
+    return generator.integers(256, size=(*shape, 4, 84, 84), dtype=np.uint8)
+
+
+def test_pong_has_three_actions_and_stacks_that_begin_black():
+    check_spaces(PONG)
+    observations, actions = spaces(PONG["environment"])
+    assert observations.shape == (4, 84, 84) and observations.dtype == np.uint8 and actions.n == 3
+    environments = make_environments(PONG["environment"], 3)
+    first, _ = environments.reset(seed=5)
+    assert not first[:, :3].any() and first[:, 3].any()
+    up = [environments.step(np.ones(3, np.int64))[0] for _ in range(30)][-1]
+    environments.reset(seed=5)
+    down = [environments.step(np.full(3, 2))[0] for _ in range(30)][-1]
+
+    def paddle(images):  # its column, between the score and the lower border
+        return np.argwhere(images[0, 3, 16:76, 74] > 120).mean()
+
+    assert paddle(up) < paddle(down) - 10
+
+
+def test_episodes_follow_from_the_seed_and_end_at_the_limit():
+    settings = PONG["environment"] | {"max_episode_steps": 20}
+
+    def play(seed, copies):
+        environments = make_environments(settings, copies)
+        observations, _ = environments.reset(seed=seed)
+        sums, ends = [observations.sum(axis=(1, 2, 3), dtype=np.int64)], []
+        for step in range(60):
+            observations, _, terminated, truncated, _ = environments.step(np.full(copies, step % 3))
+            sums.append(observations.sum(axis=(1, 2, 3), dtype=np.int64))
+            ends.append(truncated)
+            assert not terminated.any()
+        return np.array(sums), np.array(ends)
+
+    sums, ends = play(3, 4)
+    np.testing.assert_array_equal(sums, play(3, 4)[0])
+    np.testing.assert_array_equal(sums[:, :2], play(3, 2)[0])
+    assert ends.any(axis=0).all()
+
+
+def test_the_teachers_network_is_the_papers(generator):
+    agent = DQNPong(PONG["model"])
+    assert sum(agent.layer_sizes()) == count_weights(agent.network)[0] == 1_684_992
+    assert agent.layer_sizes(WIDTHS) == [8 * 8 * 4 * 3, 4 * 4 * 3 * 4, 3 * 3 * 4 * 5, 7 * 7 * 5 * 6, 6 * 3]
+    images = frames(generator, 2)
+    agent.network.set_weights(agent.initial_weights(generator))
+    outputs = agent.network(images)
+    x = (images.transpose(0, 2, 3, 1).astype(np.float32) - 87) / 50
+    weights = agent.network.get_weights()
+    for kernel, bias, stride in zip(weights[0:6:2], weights[1:6:2], (4, 2, 1), strict=True):
+        x = np.maximum(tf.nn.conv2d(x, kernel, stride, "VALID") + bias, 0)
+    x = np.maximum(x.reshape(2, -1) @ weights[6] + weights[7], 0)
+    np.testing.assert_allclose(outputs, x @ weights[8] + weights[9], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_students_do_what_their_plain_networks_do(generator, members):
+    student = StudentPong(PONG["model"], WIDTHS, members)
+    weights, images = student.initial_weights(generator, 0.1), frames(generator, 6)
+    masks = [tf.constant((generator.random(shape) < 0.7).astype(np.float32)) for shape in student.kernel_shapes()]
+    outputs = student(weights, masks, tf.constant(images)[None])
+    for member in range(members):
+        network = student.plain(weights, masks, member)
+        np.testing.assert_allclose(network(images), outputs[member], rtol=1e-4, atol=1e-4)
+        nonzero = sum(int(mask[member].numpy().sum()) for mask in masks)
+        assert count_weights(network) == (sum(student.layer_sizes()), nonzero)
+    copied, masks_again = StudentPong(PONG["model"], WIDTHS).copy(network)
+    np.testing.assert_array_equal(masks_again[3][0], masks[3][member])
+    np.testing.assert_allclose(
+        StudentPong(PONG["model"], WIDTHS)(copied, masks_again, images[None])[0], network(images), atol=1e-4
+    )
+
+
+def test_masks_of_convolutions_stay_masked_and_grow(generator):
+    student, config = StudentPong(PONG["model"], WIDTHS), PONG
+    state = initial_state(student.initial_weights(generator), student.full_masks())
+    memory = StateMemory(
+        config | {"replay": config["replay"] | {"capacity": 64}}, DQNPong(PONG["model"], WIDTHS).network, None
+    )
+    memory.add(observations=frames(generator, 64), teacher_outputs=generator.normal(size=(64, 3)))
+    settings, schedule = config["prune"] | {"batch_size": 8}, PruningSchedule(0.0, 0.9, 0, 10, 1)
+    before = state.masks
+    for _ in range(3):
+        state, loss = train_student(student, state, memory, settings, generator, 5, 1e-3, schedule)
+        assert np.isfinite(loss).all()
+        assert all((after.numpy() <= mask.numpy()).all() for after, mask in zip(state.masks, before, strict=True))
+        before = state.masks
+    for mask, size in zip(state.masks, student.layer_sizes(), strict=True):
+        assert int((mask == 0).numpy().sum()) == int(np.floor(np.float32(0.9) * size))
+
+
+def test_live_units_are_followed_through_convolutions_and_flattening(generator):
+    agent = DQNPong(PONG["model"], WIDTHS)
+    weights = [np.zeros_like(array) for array in agent.network.get_weights()]
+    weights[0][1, 2, 3, 0] = weights[2][0, 0, 0, 1] = weights[4][2, 2, 1, 4] = 1
+    weights[6][(3 * 7 + 5) * 5 + 4, 2] = weights[8][2, 1] = 1  # row 3, column 5, channel 4
+    agent.network.set_weights(weights)
+    assert count_live_units(agent.connections(agent.network)) == [1, 1, 1, 1]
+    weights[6][(3 * 7 + 5) * 5 + 4, 2] = 0
+    weights[6][(3 * 7 + 5) * 5 + 3, 2] = 1
+    agent.network.set_weights(weights)
+    assert count_live_units(agent.connections(agent.network)) == [0, 0, 0, 0]
+
+
+def test_saved_networks_load_where_the_project_is_not_and_as_teachers(generator, tmp_path):
+    agent, images = DQNPong(PONG["model"], WIDTHS), frames(generator, 3)
+    agent.network.set_weights(agent.initial_weights(generator))
+    path = tmp_path / "teacher.keras"
+    save_network(agent.network, path)
+    np.save(tmp_path / "images.npy", images)
+    program = (
+        "import keras, numpy as np; print(keras.models.load_model('teacher.keras')(np.load('images.npy')).numpy().tolist())"
+    )
+    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    np.testing.assert_allclose(eval(result.stdout), agent.network(images), rtol=1e-4)
+    loaded = DQNPong.load(path, PONG["model"])
+    assert loaded.widths == WIDTHS
+    np.testing.assert_array_equal(loaded.network(images), agent.network(images))
+    inputs = keras.Input((4, 84, 84))
+    keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(inputs))).save(tmp_path / "dense.keras")
+    with pytest.raises(ConfigurationError, match="not the convolutional network of the paper"):
+        DQNPong.load(tmp_path / "dense.keras", PONG["model"])
+
+
+TINY_TEACHER = (
+    "model.widths=[2,2,2,4] teacher.environments=4 teacher.steps=800 teacher.learning_starts=100 "
+    "teacher.steps_per_update=20 "
+    "teacher.batch_size=8 teacher.evaluate_every=400 teacher.episodes=2 teacher.restart_every=160 "
+    "environment.max_episode_steps=60 replay.capacity=200 replay.observe=100 checkpoint.seconds=0"
+).split()
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_training_goes_on_to_the_bit_where_the_memory_has_to_be_built_anew(new_run):
+    config = configuration("pong", assignments=TINY_TEACHER)
+
+    def train(run, stop_after=None):
+        agent, write = DQNPong(config["model"]), run.checkpoints.write
+
+        def write_and_stop(value):
+            write(value)
+            if len(run.checkpoint_times) == stop_after:
+                raise Interrupted
+
+        run.checkpoints.write = write_and_stop
+        train_dqn(agent, config, Seeds(0), run)
+        return agent.network.get_weights(), [{**row, "seconds": 0} for row in rows_of(run)]
+
+    expected = train(new_run(config))
+    for number in (3, 30, 45, 90, 121, 170):
+        run = new_run(config)
+        with pytest.raises(Interrupted):
+            train(run, number)
+        _, _, _, _, _, first, actions = run.checkpoints.read(None)["loop"][1]
+        assert len(actions) <= 50 + 40 + 1 and first % 40 == 0  # capacity and one restart
+        run.unlock()
+        weights, rows = train(new_run(config, run.folder, resume=True))
+        assert rows == expected[1]
+        for one, other in zip(weights, expected[0], strict=True):
+            np.testing.assert_array_equal(one, other)
