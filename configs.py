@@ -433,6 +433,8 @@ LUNARLANDER_FAST = {
     "pops": CARTPOLE_FAST["pops"],
 }
 
+_PONG_EPOCHS = (5, 10, 15, 20, 30, 40, 45, 50)
+
 PONG = {
     "environment": {"id": "ALE/Pong-v5", "max_episode_steps": 27_000, "actions": [0, 2, 3], "sticky": 0.0},
     "model": {"observation_shape": [4, 84, 84], "actions": 3, "widths": [32, 64, 64, 512], "output_activation": "linear"},
@@ -455,8 +457,27 @@ PONG = {
         "stop_above": 20,
     },
     "replay": CARTPOLE["replay"] | {"observe": 25_000},
-    "prune": CARTPOLE["prune"],
-    "distill": CARTPOLE["distill"],
+    "prune": CARTPOLE["prune"]
+    | {
+        "iterations": 100,
+        "episodes": 10,
+        "batch_size": 256,
+        "learning_rate": [
+            [10, _by_epoch((20, 40, 60), (5e-6, 1e-6, 5e-7, 1e-7))],
+            [0, _by_epoch((20, 40, 60), (1e-5, 5e-6, 1e-6, 5e-7))],
+        ],
+        "end": 750_000,
+        "frequency": 50,
+    },
+    "distill": CARTPOLE["distill"]
+    | {
+        "epochs": 100,
+        "batch_size": 256,
+        "learning_rate": [
+            [10, _by_epoch((5, 10, 20), (1e-5, 5e-6, 1e-6, 5e-7))],
+            [0, _by_epoch(_PONG_EPOCHS, (8e-4, 7e-4, 5e-4, 1e-4, 5e-5, 2e-6, 1e-6, 5e-7, 1e-7))],
+        ],
+    },
     "pops": CARTPOLE["pops"] | {"min_change": 0.5},
     "checkpoint": CARTPOLE["checkpoint"],
 }
@@ -479,6 +500,31 @@ PONG_FAST = {
         "episodes": 10,
         "stop_above": 20.2,
     },
+    "replay": {"observe": 50_000, "environments": 64, "refill": False, "epsilon": 0.05, "student_states": 8_000},
+    "prune": {
+        "iterations": 20,
+        "updates": 200,
+        "evaluate_every": 200,
+        "optimizer": "adam",
+        "learning_rate": 1e-3,
+        "end": 2_000,
+        "frequency": 20,
+        "recovery": "rollback",
+        "patience": 2,
+        "rollbacks": 2,
+    },
+    "distill": {
+        "members": 1,
+        "hidden_bias": 0.1,
+        "epochs": 10,
+        "updates": 1_500,
+        "episodes": 10,
+        "patience": 1,
+        "until": "teacher",
+        "optimizer": "adam",
+        "learning_rate": [[0, linear(2e-3, 2e-4, 10)]],
+    },
+    "pops": {"sizes": "live_units", "min_change": 0, "retries": 1},
 }
 
 ENVIRONMENTS = {
