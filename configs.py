@@ -68,6 +68,11 @@ INDICES = Rule(
     lambda v: isinstance(v, list) and all(_is_integer(i) and 0 <= i < 1000 for i in v) and len(set(v)) == len(v),
 )
 
+VARIATIONS = Rule(
+    'a list of "greedy", "sticky", both or neither',
+    lambda v: v in ([], ["greedy"], ["sticky"], ["greedy", "sticky"]),
+)
+
 
 def _is_rates(rates):
     """[[last_epoch, rate], ..., [null, rate]]: a learning rate that is constant by pieces."""
@@ -136,6 +141,7 @@ SETTINGS = {
         "lower_bound": (REWARD, "mean reward below which pruning has gone too far"),
         "acting": (one_of("greedy", "sample"), "greedy: the largest output; sample: from the softmax of the outputs"),
         "epsilon": (number(0, 1), "share of random actions in evaluations"),
+        "also": (VARIATIONS, "other ways to play that are reported too: greedy; sticky (Atari games only)"),
         "confidence": (number(0, 10), "standard errors by which a mean must lie above the objective"),
         "choose_episodes": (integer(2), "episodes that decide whether a student matches the teacher"),
         "report_episodes": (integer(2), "fresh episodes behind every reported reward"),
@@ -260,6 +266,7 @@ CARTPOLE = {
         "lower_bound": 80,
         "acting": "greedy",
         "epsilon": 0.0,
+        "also": [],
         "confidence": 0,
         "choose_episodes": 100,
         "report_episodes": 100,
@@ -380,7 +387,7 @@ _RATES_ABOVE_10 = [10, _by_epoch(_LUNARLANDER_EPOCHS, (1e-5, 5e-6, 1e-6, 5e-7))]
 LUNARLANDER = {
     "environment": CARTPOLE["environment"] | {"id": "LunarLander-v3", "max_episode_steps": 1000},
     "model": {"observation_shape": [8], "actions": 4, "widths": [64, 64, 64], "output_activation": "linear"},
-    "evaluation": CARTPOLE["evaluation"] | {"objective": 200, "lower_bound": 100, "acting": "sample"},
+    "evaluation": CARTPOLE["evaluation"] | {"objective": 200, "lower_bound": 100, "acting": "sample", "also": ["greedy"]},
     "teacher": {
         "algorithm": "actor_critic",
         "environments": 16,
@@ -482,7 +489,13 @@ PONG = {
     "checkpoint": CARTPOLE["checkpoint"],
 }
 PONG_FAST = {
-    "evaluation": {"epsilon": 0.01},
+    "evaluation": {
+        "epsilon": 0.01,
+        "also": ["greedy", "sticky"],
+        "lower_bound": 16,
+        "confidence": 1,
+        "choose_episodes": 30,
+    },
     "teacher": {
         "environments": 16,
         "steps": 1_000_000,
@@ -619,6 +632,10 @@ def validate(config):
     evaluation, replay, prune, teacher = (config[g] for g in ("evaluation", "replay", "prune", "teacher"))
     require("evaluation", "lower_bound", evaluation["lower_bound"] < evaluation["objective"], "is not below the objective")
     require("prune", "end", prune["end"] > prune["begin"], "is not after prune.begin")
+    if not config["environment"]["id"].startswith("ALE/"):
+        for group, key in (("environment", "actions"), ("environment", "sticky")):
+            require(group, key, not config[group][key], "is for Atari games only")
+        require("evaluation", "also", "sticky" not in evaluation["also"], "has sticky, which is for Atari games only")
     require(
         "prune",
         "final_sparsity",

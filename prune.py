@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from configs import RunFailed, learning_rate
+from environments import is_atari
 from model import AGENTS, count_weights, kernels
 from train import (
     Distilled,
@@ -22,9 +23,11 @@ from train import (
     initial_state,
     lower_confidence,
     matches,
+    play_episodes,
     position_within,
     student_player,
     train_student,
+    varied,
 )
 from utils import log, reward_line, reward_statistics, rewards_text
 
@@ -474,20 +477,19 @@ def choosing_rewards(network, config, seeds, run, *purpose):
 
 
 def report(network, task, *purpose):
-    """Size and rewards of a plain network, for the summary: those of greedy actions too where actions are sampled."""
+    """Size and rewards of a plain network, for the summary, and those of the other ways to play that the settings name."""
     weights, nonzero = count_weights(network)
     evaluation = task.config["evaluation"]
 
-    def rewards(acting):
-        episodes = evaluation["report_episodes"]
-        return reward_statistics(
-            evaluate_network(network, task.config, task.seeds, episodes, "report", *purpose, acting=acting)
-        )
+    def rewards(config):
+        rewards, played = play_episodes(network, config, task.seeds, evaluation["report_episodes"], "report", *purpose)
+        # Elsewhere episodes start from many states, so that the same actions do not mean the same episode.
+        return reward_statistics(rewards, played if is_atari(config["environment"]) else None)
 
     result = {"weights": weights, "nonzero": nonzero, "percent": 100 * weights / task.original_weights}
-    result |= task.run.once(("report", *purpose), rewards, evaluation["acting"])
-    if evaluation["acting"] == "sample":
-        result["greedy"] = task.run.once(("report", *purpose, "greedy"), rewards, "greedy")
+    result |= task.run.once(("report", *purpose), rewards, task.config)
+    for name in evaluation["also"]:
+        result[name] = task.run.once(("report", *purpose, name), rewards, varied(task.config, name))
     return result
 
 

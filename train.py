@@ -301,11 +301,22 @@ def matches(rewards, others):
     return bool(rewards.mean() >= others.mean() - error)
 
 
-def evaluation_player(policy, config, episodes, acting=None, members=1):
+# What other ways to play change in the configuration.
+VARIATIONS = {
+    "greedy": {"evaluation": {"acting": "greedy", "epsilon": 0.0}},
+    "sticky": {"environment": {"sticky": 0.25}},
+}
+
+
+def varied(config, variation):
+    """The configuration for another way to play, one of `VARIATIONS`."""
+    return config | {group: config[group] | changes for group, changes in VARIATIONS[variation].items()}
+
+
+def evaluation_player(policy, config, episodes, members=1):
     """A Player that acts as the configuration says for evaluations."""
     settings = config["evaluation"]
-    acting, epsilon = acting or settings["acting"], settings["epsilon"] or None
-    return Player(policy, config["environment"], episodes, acting, epsilon, members)
+    return Player(policy, config["environment"], episodes, settings["acting"], settings["epsilon"] or None, members)
 
 
 def student_player(student, task, episodes):
@@ -330,18 +341,20 @@ def evaluate_student(player, state, task, replay, *purpose):
     return rewards
 
 
-def evaluate_network(network, config, seeds, episodes, use, *purpose, acting=None):
-    """Rewards of a plain network, float64 [episodes], on episodes of one of the `Seeds.USES`.
+def evaluate_network(network, config, seeds, episodes, use, *purpose):
+    """Rewards of a plain network, float64 [episodes], on episodes of one of the `Seeds.USES`."""
+    return play_episodes(network, config, seeds, episodes, use, *purpose)[0]
 
-    Args:
-        acting: "greedy" or "sample"; the configuration's if left out.
-    """
+
+def play_episodes(network, config, seeds, episodes, use, *purpose):
+    """The same, and numbers that tell different episodes apart (see `Player.played`)."""
     copies = min(episodes, EVALUATION_COPIES)
-    player = evaluation_player(single(network), config, copies, acting)
+    player = evaluation_player(single(network), config, copies)
     seed = seeds.environment(use, *purpose)
-    rewards = [player.evaluate(seed + first)[0] for first in range(0, episodes, copies)]
+    results = [(player.evaluate(seed + first)[0], player.played) for first in range(0, episodes, copies)]
     player.close()
-    return np.concatenate(rewards)[:episodes]
+    rewards, played = (np.concatenate(parts)[:episodes] for parts in zip(*results, strict=True))
+    return rewards, played
 
 
 class StateMemory(ReplayMemory):

@@ -135,6 +135,7 @@ class Player:
 
     Attributes:
         observations: the present ones, [members * copies, *observation_shape].
+        played: after `evaluate`, numbers that tell episodes apart whose actions differ, uint64 [members * copies].
     """
 
     def __init__(self, policy, settings, copies, acting, epsilon=None, members=1, autoreset=False):
@@ -212,11 +213,15 @@ class Player:
         """
         sums = np.zeros(math.prod(self.shape))
         playing = np.ones(sums.shape, bool)
+        self.played = np.zeros(sums.shape, np.uint64)
 
         def on_step(step):
             if visited:
                 visited(step.observations[playing])
             np.add(sums, step.rewards, out=sums, where=playing)
+            # A number for all actions of an episode, by a linear congruential generator.
+            number = self.played * np.uint64(6364136223846793005) + (step.actions + 1).astype(np.uint64)
+            np.copyto(self.played, number, where=playing)
             np.logical_and(playing, ~step.ended, out=playing)
             return playing.any()
 
@@ -234,13 +239,19 @@ def standard_error(rewards):
     return rewards.std(axis=-1, ddof=1) / np.sqrt(rewards.shape[-1])
 
 
-def reward_statistics(rewards):
-    """Episodes, mean, standard error, lowest: how every reward is reported."""
+def reward_statistics(rewards, played=None):
+    """Episodes, mean, standard error, lowest: how every reward is reported.
+
+    Args:
+        played: a Player's; adds the number of different episodes where some are the same.
+    """
+    distinct = len(np.unique(played)) if played is not None else rewards.size
     return {
         "episodes": int(rewards.size),
         "reward_mean": float(rewards.mean()),
         "reward_stderr": float(standard_error(rewards.reshape(-1))),
         "reward_min": float(rewards.min()),
+        **({"distinct": distinct} if distinct < rewards.size else {}),
     }
 
 
@@ -669,22 +680,23 @@ def shares(report):
 
 
 def rewards_text(report):
-    return f"{report['reward_mean']:.1f} ± {report['reward_stderr']:.1f}"
+    text = f"{report['reward_mean']:.1f} ± {report['reward_stderr']:.1f}"
+    return f"{text} ({report['distinct']} different)" if "distinct" in report else text
 
 
 def results_table(summary):
     """The summary as a table for the terminal: teacher, then what each PoPS step pruned and shrunk."""
-    sampled = "greedy" in summary["teacher"]
+    also = [name for name in ALSO if name in summary["teacher"]]
     table = Table("policy", "hidden units", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    headings = ["weights", "percent", "reward ± s.e.", "lowest", *["greedy ± s.e."] * sampled, "seconds"]
+    headings = ["weights", "percent", "reward ± s.e.", "lowest", *(f"{name} ± s.e." for name in also), "seconds"]
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
 
     def add(name, report, widths, seconds=""):
         weights, shape = f"{report['nonzero']:,}", "-".join(map(str, widths))
-        greedy = [rewards_text(report["greedy"])] if sampled else []
+        others = [rewards_text(report[name]) for name in also]
         reward = rewards_text(report), f"{report['reward_min']:.0f}"
-        table.add_row(name, shape, weights, shares(report), *reward, *greedy, seconds)
+        table.add_row(name, shape, weights, shares(report), *reward, *others, seconds)
 
     add("teacher", summary["teacher"], summary["teacher"]["widths"])
     for entry in summary["steps"]:
@@ -700,6 +712,8 @@ def choice_lines(summary):
         choice = summary[key]
         yield f"{meaning}: " + (f"{reward_line(choice)}, {choice['file']}" if choice else "none")
 
+
+ALSO = ("greedy", "sticky")  # other ways to play that a report may hold
 
 CHOICES = {
     "smallest_above_objective": "smallest above the objective",
@@ -743,9 +757,9 @@ def load_run(folder):
 
 def markdown_table(runs):
     """For each run a row for each of its `CHOICES`, or one row where both are the same student."""
-    sampled = any("greedy" in run["summary"]["teacher"] for run in runs)
+    also = [name for name in ALSO if any(name in run["summary"]["teacher"] for run in runs)]
     headings = ["seed", "student", "hidden units", "weights", "percent", "reward", "lowest", "minutes"]
-    headings[6:6] = ["greedy"] * sampled
+    headings[6:6] = also
     rows = [headings, ["---"] * len(headings)]
     for run in runs:
         summary = run["summary"]
@@ -762,7 +776,7 @@ def markdown_table(runs):
                     "-".join(map(str, report["widths"])),
                 ]
                 row += [f"{report['weights']:,}", shares(report), rewards_text(report)]
-                row += [rewards_text(report["greedy"])] if sampled else []
+                row += [rewards_text(report[name]) for name in also]
                 rows.append([*row, f"{report['reward_min']:.0f}", minutes])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

@@ -10,7 +10,7 @@ import environments
 from configs import RunFailed, configuration
 from environments import ProcessEnvironments, make_environments
 from model import ActorLunarLander
-from train import evaluate_network
+from train import evaluate_network, varied
 from utils import Player, Seeds, single
 
 LUNARLANDER = {"id": "LunarLander-v3", "max_episode_steps": 90}
@@ -100,9 +100,10 @@ def test_evaluations_leave_at_most_their_last_copies_behind():
 def test_many_episodes_are_played_in_parts(monkeypatch):
     config = configuration("lunarlander", assignments=["environment.max_episode_steps=60", "model.widths=[4]"])
     network = ActorLunarLander(config["model"]).network
-    together = evaluate_network(network, config, Seeds(0), 7, "report", acting="greedy")
+    config = varied(config, "greedy")
+    together = evaluate_network(network, config, Seeds(0), 7, "report")
     monkeypatch.setattr("train.EVALUATION_COPIES", 3)
-    np.testing.assert_array_equal(evaluate_network(network, config, Seeds(0), 7, "report", acting="greedy"), together)
+    np.testing.assert_array_equal(evaluate_network(network, config, Seeds(0), 7, "report"), together)
 
 
 def policy():
