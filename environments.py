@@ -65,8 +65,9 @@ def cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def _make_one(settings):
-    return gymnasium.make(settings["id"], max_episode_steps=settings["max_episode_steps"], disable_env_checker=True)
+def _make_one(settings, **options):
+    limit = settings["max_episode_steps"]
+    return gymnasium.make(settings["id"], max_episode_steps=limit, disable_env_checker=True, **options)
 
 
 class AtariEnvironments:
@@ -79,7 +80,7 @@ class AtariEnvironments:
 
     FRAMES = 4  # a step
 
-    def __init__(self, settings, count):
+    def __init__(self, settings, count, **changes):
         self.environments = gymnasium.make_vec(
             settings["id"],
             count,
@@ -89,6 +90,7 @@ class AtariEnvironments:
             repeat_action_probability=settings["sticky"],
             reward_clipping=False,
             num_threads=min(cores(), count),
+            **changes,
         )
         self.actions = np.array(settings["actions"] or range(self.environments.single_action_space.n))
         self.single_observation_space = self.environments.single_observation_space
@@ -102,6 +104,45 @@ class AtariEnvironments:
 
     def close(self):
         self.environments.close()
+
+
+class Drawn:
+    """One copy of an environment, with pictures of it."""
+
+    def __init__(self, settings):
+        if is_registered(settings) and is_atari(settings):
+            # The same game twice, once as the policy sees it and once in colour.
+            self.games = [
+                AtariEnvironments(settings, 1),
+                AtariEnvironments(settings, 1, grayscale=False, img_height=210, img_width=160, stack_num=1),
+            ]
+        else:
+            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # draws where there is no screen
+            self.games = [_make_one(settings, render_mode="rgb_array")]
+
+    def reset(self, seed):
+        self.observations = [game.reset(seed=seed)[0] for game in self.games]
+        return self._first(self.observations[0])
+
+    def step(self, action):
+        """Observation, reward, and whether the episode has ended."""
+        action = np.array([action]) if len(self.games) > 1 else action
+        results = [game.step(action) for game in self.games]
+        self.observations = [result[0] for result in results]
+        observation, reward, terminated, truncated, _ = results[0]
+        return self._first(observation), float(np.sum(reward)), bool(np.any(terminated | truncated))
+
+    def _first(self, observation):
+        return observation[0] if len(self.games) > 1 else observation
+
+    def picture(self):
+        """uint8 [height, width, 3]"""
+        return self.observations[1][0, -1] if len(self.games) > 1 else self.games[0].render()
+
+
+def draw_rate(settings):
+    """Steps a second at which an environment is meant to be watched."""
+    return 60 // AtariEnvironments.FRAMES if is_atari(settings) else 50
 
 
 def _results(count, space):
