@@ -649,12 +649,26 @@ def validate(config):
     require("replay", "student_states", replay["student_states"] <= replay["capacity"], "is above replay.capacity")
     require("replay", "observe", replay["observe"] >= replay["environments"], "is below replay.environments")
     if teacher["algorithm"] == "dqn":
+        environments, frames = teacher["environments"], config["environment"]["id"].startswith("ALE/")
+        if frames:
+            steps = config["model"]["observation_shape"][0] + teacher["n_steps"] + 2
+            require("replay", "capacity", replay["capacity"] >= steps * environments, f"is below {steps * environments}")
+            require(
+                "teacher",
+                "learning_starts",
+                teacher["learning_starts"] >= steps * environments,
+                f"is below {steps * environments}, what a return needs",
+            )
+        else:
+            require("teacher", "n_steps", teacher["n_steps"] == 1, "is more than 1, which is for Atari games only")
+            require("teacher", "terminal", teacher["terminal"] != "life", "is for Atari games only")
+        require("teacher", "restart_every", teacher["restart_every"] >= environments, "is below teacher.environments")
         shortest = sum(teacher[key] for key in ("learning_starts", "steps_per_update", "evaluate_every"))
-        require("replay", "capacity", replay["capacity"] >= teacher["environments"], "is below teacher.environments")
+        require("replay", "capacity", replay["capacity"] >= environments, "is below teacher.environments")
         require(
             "teacher",
             "steps",
-            teacher["steps"] >= shortest + 2 * teacher["environments"],
+            teacher["steps"] >= shortest + 2 * environments,
             "leaves no time for an evaluation after teacher.learning_starts",
         )
         require(

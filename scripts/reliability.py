@@ -450,7 +450,7 @@ def check_settings(count, generator, folder, runs):
 
     codes = {0: 0, 1: 0}
     for number in range(runs):
-        environment = generator.choice(list(ENVIRONMENTS))
+        environment = generator.choice(["cartpole", "lunarlander"])  # Atari games take too long
         script, settings = generator.choice(
             [("pops.py", random_small_settings), ("train_teacher.py", random_small_teacher)]
         )

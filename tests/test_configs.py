@@ -104,6 +104,12 @@ def test_assignments_change_settings_and_the_last_wins():
         ("prune.initial_sparsity=0.995", "prune.final_sparsity: 0.99 is below prune.initial_sparsity"),
         ("teacher.steps=3000", "teacher.steps: 3000 leaves no time for an evaluation"),
         ("distill.confirm_episodes=1", "0, or an integer from 2"),
+        ("environment.sticky=0.25", "environment.sticky: 0.25 is for Atari games only"),
+        ("environment.actions=[0,1]", "environment.actions: [0, 1] is for Atari games only"),
+        ('evaluation.also=["sticky"]', "evaluation.also: ['sticky'] has sticky, which is for Atari games only"),
+        ("teacher.n_steps=3", "teacher.n_steps: 3 is more than 1, which is for Atari games only"),
+        ("teacher.terminal=life", "teacher.terminal: life is for Atari games only"),
+        ("teacher.restart_every=3", "teacher.restart_every: 3 is below teacher.environments"),
         ("prune.tau=" + "[" * 10_000, "prune.tau"),
     ],
 )
@@ -131,6 +137,31 @@ def test_bad_assignments_to_an_actor_critic_are_refused_by_name(assignment, word
     with pytest.raises(ConfigurationError) as error:
         configuration("lunarlander", "fast", [assignment])
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("replay.capacity=100", "replay.capacity: 100 is below"),
+        ("teacher.learning_starts=150", "teacher.learning_starts: 150 is below 160, what a return needs"),
+        ("environment.actions=[1,1]", "a list of different integers"),
+        ("evaluation.also=[1]", "greedy"),
+    ],
+)
+def test_bad_assignments_to_an_atari_game_are_refused_by_name(assignment, words):
+    with pytest.raises(ConfigurationError) as error:
+        configuration("pong", "fast", [assignment])
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_paper_profile_of_pong():
+    config = configuration("pong", "paper")
+    evaluation, prune = config["evaluation"], config["prune"]
+    assert (evaluation["objective"], evaluation["lower_bound"], evaluation["acting"]) == (18, 0, "greedy")
+    assert (prune["iterations"], prune["batch_size"], prune["end"], prune["frequency"]) == (100, 256, 750_000, 50)
+    rates = [("distill", 11, 5, 1e-5), ("distill", 11, 21, 5e-7), ("distill", 9, 21, 5e-5), ("distill", 9, 51, 1e-7)]
+    for phase, percent, epoch, rate in [*rates, ("prune", 9, 20, 1e-5), ("prune", 99, 61, 1e-7)]:
+        assert learning_rate(config[phase]["learning_rate"], percent, epoch) == rate
 
 
 @pytest.mark.parametrize(("environment", "profile"), [("cartpol", "fast"), ("cartpole", "quick")])
