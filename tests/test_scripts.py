@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import ROOT, TEACHER, TINY, command, tiny_pops
+from PIL import Image
 
 from configs import ConfigurationError, configuration
 from model import CartPoleDQN
@@ -247,6 +248,17 @@ def test_plot_takes_all_results_but_not_two_environments_at_once(tmp_path):
     refused(command("plot.py", *mixed, "--out", tmp_path), "runs of different environments, cartpole and lunarlander")
 
 
+def test_record_shows_policies_side_by_side(tiny_run, tmp_path):
+    models = [TEACHER, tiny_run / "student.keras"]
+    result = command("record.py", "cartpole", *models, "--out", tmp_path / "new" / "play.gif", "--seconds", 1)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count(" weights, reward ") == 2
+    with Image.open(tmp_path / "new" / "play.gif") as film:
+        assert film.n_frames > 30 and film.width == 2 * 315 + 4  # CartPole's pictures are 600 x 400
+    refused(command("record.py", "cartpole", TEACHER, "--out", tmp_path / "play.mp4"), "play.mp4", "ends with .gif")
+    refused(command("record.py", "lunarlander", TEACHER, "--out", tmp_path / "play.gif"), "takes (None, 4)")
+
+
 def test_names_and_paths_in_a_runs_files_do_not_lead_out_of_its_folder(tiny_run, tmp_path):
     folder = shutil.copytree(tiny_run, tmp_path / "copy" / "run")
     config, summary = (json.loads((folder / name).read_text()) for name in ("config.json", "summary.json"))
@@ -275,7 +287,9 @@ def test_a_finished_run_resumed_says_so_again_and_changes_nothing(tiny_run, tmp_
     assert {path.name: path.read_bytes() for path in folder.glob("*[!g]")} == before
 
 
-@pytest.mark.parametrize("script", ["train_teacher.py", "pops.py", "evaluate.py", "plot.py", "bench.py", "reliability.py"])
+@pytest.mark.parametrize(
+    "script", ["train_teacher.py", "pops.py", "evaluate.py", "plot.py", "bench.py", "record.py", "reliability.py"]
+)
 def test_help_shows_an_example(script):
     result = command(script, "--help")
     assert result.returncode == 0 and f"python scripts/{script}" in result.stdout
