@@ -548,6 +548,11 @@ ENVIRONMENTS = {
 PROFILES = ("fast", "paper")
 
 
+def is_atari(environment):
+    """Whether the group `environment` names an Atari game."""
+    return environment["id"].startswith("ALE/")
+
+
 def _nearest(name, names):
     close = difflib.get_close_matches(name, names, n=1)
     return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(names)}"
@@ -632,7 +637,7 @@ def validate(config):
     evaluation, replay, prune, teacher = (config[g] for g in ("evaluation", "replay", "prune", "teacher"))
     require("evaluation", "lower_bound", evaluation["lower_bound"] < evaluation["objective"], "is not below the objective")
     require("prune", "end", prune["end"] > prune["begin"], "is not after prune.begin")
-    if not config["environment"]["id"].startswith("ALE/"):
+    if not is_atari(config["environment"]):
         for group, key in (("environment", "actions"), ("environment", "sticky")):
             require(group, key, not config[group][key], "is for Atari games only")
         require("evaluation", "also", "sticky" not in evaluation["also"], "has sticky, which is for Atari games only")
@@ -649,8 +654,8 @@ def validate(config):
     require("replay", "student_states", replay["student_states"] <= replay["capacity"], "is above replay.capacity")
     require("replay", "observe", replay["observe"] >= replay["environments"], "is below replay.environments")
     if teacher["algorithm"] == "dqn":
-        environments, frames = teacher["environments"], config["environment"]["id"].startswith("ALE/")
-        if frames:
+        environments = teacher["environments"]
+        if is_atari(config["environment"]):
             steps = config["model"]["observation_shape"][0] + teacher["n_steps"] + 2
             require("replay", "capacity", replay["capacity"] >= steps * environments, f"is below {steps * environments}")
             require(

@@ -14,7 +14,7 @@ import weakref
 import gymnasium
 import numpy as np
 
-from configs import RunFailed
+from configs import RunFailed, is_atari
 
 
 def make_environments(settings, count, autoreset=True):
@@ -36,10 +36,6 @@ def make_environments(settings, count, autoreset=True):
     return gymnasium.make_vec(
         settings["id"], count, vectorization_mode="vector_entry_point", max_episode_steps=settings["max_episode_steps"]
     )
-
-
-def is_atari(settings):
-    return settings["id"].startswith("ALE/")
 
 
 def is_registered(settings):

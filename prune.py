@@ -7,8 +7,7 @@ from fractions import Fraction
 import numpy as np
 import tensorflow as tf
 
-from configs import RunFailed, learning_rate
-from environments import is_atari
+from configs import RunFailed, is_atari, learning_rate
 from model import AGENTS, count_weights, kernels
 from train import (
     Distilled,

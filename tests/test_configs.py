@@ -72,6 +72,13 @@ def test_linear_rate_falls_in_a_straight_line_and_stays():
     assert [learning_rate(table, 1, epoch) for epoch in (1, 2, 3, 4, 5, 6, 99)] == [3, 2.5, 2, 1.5, 1, 1, 1]
 
 
+def refused_by_name(environment, assignment, words):
+    with pytest.raises(ConfigurationError) as error:
+        configuration(environment, "fast", [assignment])
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 def test_assignments_change_settings_and_the_last_wins():
     assignments = ["prune.iterations=3", "distill.learning_rate=0.5", "prune.iterations=4", "replay.refill=true"]
     config = configuration("cartpole", "fast", assignments)
@@ -114,10 +121,7 @@ def test_assignments_change_settings_and_the_last_wins():
     ],
 )
 def test_bad_assignments_are_refused_by_name(assignment, words):
-    with pytest.raises(ConfigurationError) as error:
-        configuration("cartpole", "fast", [assignment])
-    assert words in str(error.value)
-    assert "\n" not in str(error.value)
+    refused_by_name("cartpole", assignment, words)
 
 
 @pytest.mark.parametrize(
@@ -134,9 +138,7 @@ def test_bad_assignments_are_refused_by_name(assignment, words):
     ],
 )
 def test_bad_assignments_to_an_actor_critic_are_refused_by_name(assignment, words):
-    with pytest.raises(ConfigurationError) as error:
-        configuration("lunarlander", "fast", [assignment])
-    assert words in str(error.value) and "\n" not in str(error.value)
+    refused_by_name("lunarlander", assignment, words)
 
 
 @pytest.mark.parametrize(
@@ -149,9 +151,7 @@ def test_bad_assignments_to_an_actor_critic_are_refused_by_name(assignment, word
     ],
 )
 def test_bad_assignments_to_an_atari_game_are_refused_by_name(assignment, words):
-    with pytest.raises(ConfigurationError) as error:
-        configuration("pong", "fast", [assignment])
-    assert words in str(error.value) and "\n" not in str(error.value)
+    refused_by_name("pong", assignment, words)
 
 
 def test_paper_profile_of_pong():
