@@ -25,10 +25,6 @@ class Damaged(ValueError):
 # Whole files or none
 
 
-def _temporary(path):
-    return path.with_name(f".{path.stem}.writing{path.suffix}")
-
-
 def unfinished(folder):
     """The files in a folder that `replacing` had begun to write when its process was killed."""
     return [path for path in folder.glob(".*.writing*") if path.is_file()]
@@ -38,7 +34,7 @@ def unfinished(folder):
 def replacing(path):
     """Gives a temporary path beside `path`; when the block ends well, that file is flushed and replaces `path`."""
     path = Path(path)
-    temporary = _temporary(path)
+    temporary = path.with_name(f".{path.stem}.writing{path.suffix}")
     try:
         yield temporary
         _flush(temporary)
@@ -250,7 +246,11 @@ def _read_archive(path):
             text, *arrays = (archive[f"arr_{index}"] for index in range(len(archive.files)))
         return json.loads(text.tobytes()), arrays
     except Exception as error:  # a damaged archive brings many kinds, and one made to look sealed brings others
-        raise Damaged(" ".join(str(error).split())[:120] or type(error).__name__) from None
+        raise Damaged(_in_a_line(error)) from None
+
+
+def _in_a_line(error):
+    return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def _read_part(folder, name):
@@ -267,7 +267,7 @@ def read_values(path):
         packed, names = content
         return _unpack(packed, arrays, [_read_part(path.parent, name) for name in names]), names
     except Exception as error:
-        raise Damaged(" ".join(str(error).split())[:120] or type(error).__name__) from None
+        raise Damaged(_in_a_line(error)) from None
 
 
 class Checkpoints:
