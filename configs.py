@@ -498,7 +498,7 @@ PONG_FAST = {
     },
     "teacher": {
         "environments": 16,
-        "steps": 1_000_000,
+        "steps": 300_000,
         "learning_starts": 8_000,
         "batch_size": 32,
         "double_q": True,
@@ -510,8 +510,8 @@ PONG_FAST = {
         "adam_epsilon": 1e-5,
         "terminal": "point",
         "evaluate_every": 20_000,
-        "episodes": 10,
-        "stop_above": 20.2,
+        "episodes": 16,
+        "stop_above": 20.3,
     },
     "replay": {"observe": 50_000, "environments": 64, "refill": False, "epsilon": 0.05, "student_states": 8_000},
     "prune": {
@@ -540,10 +540,31 @@ PONG_FAST = {
     "pops": {"sizes": "live_units", "min_change": 0, "retries": 1},
 }
 
+# The published code has no settings for MsPacman. Those of Pong serve, but for the game's own.
+PACMAN = PONG | {
+    "environment": PONG["environment"] | {"id": "ALE/MsPacman-v5", "actions": []},
+    "model": PONG["model"] | {"actions": 9},
+    "evaluation": PONG["evaluation"] | {"objective": 2_000, "lower_bound": 1_000, "report_episodes": 50},
+    "teacher": PONG["teacher"] | {"terminal": "life", "stop_above": 20_000},
+}
+PACMAN_FAST = PONG_FAST | {
+    "evaluation": PONG_FAST["evaluation"] | {"lower_bound": 1_500, "choose_episodes": 50},
+    "teacher": PONG_FAST["teacher"]
+    | {
+        "steps": 600_000,
+        "epsilon_steps": 100_000,
+        "terminal": "life",
+        "evaluate_every": 25_000,
+        "episodes": 32,
+        "stop_above": 20_000,
+    },
+}
+
 ENVIRONMENTS = {
-    "pong": {"paper": PONG, "fast": PONG_FAST},
     "cartpole": {"paper": CARTPOLE, "fast": CARTPOLE_FAST},
     "lunarlander": {"paper": LUNARLANDER, "fast": LUNARLANDER_FAST},
+    "pong": {"paper": PONG, "fast": PONG_FAST},
+    "pacman": {"paper": PACMAN, "fast": PACMAN_FAST},
 }
 PROFILES = ("fast", "paper")
 

@@ -102,19 +102,24 @@ class AtariEnvironments:
         self.environments.close()
 
 
-class Drawn:
-    """One copy of an environment, with pictures of it."""
+class Single:
+    """One copy of an environment, stepped alone.
 
-    def __init__(self, settings):
-        if is_registered(settings) and is_atari(settings):
-            # The same game twice, once as the policy sees it and once in colour.
-            self.games = [
-                AtariEnvironments(settings, 1),
-                AtariEnvironments(settings, 1, grayscale=False, img_height=210, img_width=160, stack_num=1),
-            ]
+    Args:
+        settings: the configuration's group `environment`.
+        draw: whether there are pictures of it.
+    """
+
+    def __init__(self, settings, draw=False):
+        self.atari = is_registered(settings) and is_atari(settings)
+        if self.atari:
+            self.games = [AtariEnvironments(settings, 1)]
+            if draw:  # the same game once more, in colour
+                changes = {"grayscale": False, "img_height": 210, "img_width": 160, "stack_num": 1}
+                self.games.append(AtariEnvironments(settings, 1, **changes))
         else:
             os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # draws where there is no screen
-            self.games = [_make_one(settings, render_mode="rgb_array")]
+            self.games = [_make_one(settings, render_mode="rgb_array" if draw else None)]
 
     def reset(self, seed):
         self.observations = [game.reset(seed=seed)[0] for game in self.games]
@@ -122,18 +127,18 @@ class Drawn:
 
     def step(self, action):
         """Observation, reward, and whether the episode has ended."""
-        action = np.array([action]) if len(self.games) > 1 else action
+        action = np.array([action]) if self.atari else action
         results = [game.step(action) for game in self.games]
         self.observations = [result[0] for result in results]
         observation, reward, terminated, truncated, _ = results[0]
         return self._first(observation), float(np.sum(reward)), bool(np.any(terminated | truncated))
 
-    def _first(self, observation):
-        return observation[0] if len(self.games) > 1 else observation
+    def _first(self, observations):
+        return observations[0] if self.atari else observations
 
     def picture(self):
         """uint8 [height, width, 3]"""
-        return self.observations[1][0, -1] if len(self.games) > 1 else self.games[0].render()
+        return self.observations[1][0, -1] if self.atari else self.games[0].render()
 
 
 def draw_rate(settings):

@@ -121,8 +121,7 @@ class MaskedLayers:
         self.members = members
 
     def frames(self, background, contrast):
-        scaling = keras.layers.Rescaling(1 / contrast, -background / contrast)
-        return [scaling, keras.layers.Permute((1, 3, 4, 2))]
+        return [Frames(background, contrast)]
 
     def convolution(self, filters, size, stride):
         return MaskedConvolution(filters, size, stride, self.members)
@@ -132,6 +131,21 @@ class MaskedLayers:
 
     def dense(self, units, activation="linear"):
         return MaskedDense(units, self.members, activation)
+
+
+class Frames(keras.layers.Layer):
+    """Stacked frames as centred images with channels last.
+
+    Compiled to one pass over the frames, as it would be most of a small network's work otherwise.
+    """
+
+    def __init__(self, background, contrast):
+        super().__init__()
+        self.background, self.contrast = background, contrast
+
+    @tf.function(jit_compile=True, autograph=False)
+    def call(self, inputs):
+        return (tf.transpose(tf.cast(inputs, tf.float32), (0, 1, 3, 4, 2)) - self.background) / self.contrast
 
 
 class Flatten(keras.layers.Layer):
@@ -393,6 +407,7 @@ class ConvolutionalAgent(DQNAgent):
     """
 
     observation_type = "uint8"
+    xla = False  # the compiler's convolutions are slower than TensorFlow's own
     convolutions = ((8, 4), (4, 2), (3, 1))  # size and stride
     background = None
     contrast = 50
@@ -412,11 +427,6 @@ class ConvolutionalAgent(DQNAgent):
             make.dense(units, activation="relu"),
             make.dense(self.settings["actions"], activation=self.settings["output_activation"]),
         ]
-
-    @property
-    def xla(self):
-        # The compiler's convolutions are slow on processors, but a small network gains more from fewer operations.
-        return sum(self.layer_sizes()) <= 50_000
 
     def places(self):
         """Places of the last convolution's images, which the dense layer sees side by side."""
@@ -442,6 +452,13 @@ class DQNPong(ConvolutionalAgent):
 
     environment = "pong"
     background = 87
+
+
+class DQNPacman(ConvolutionalAgent):
+    """MsPacman's teacher. Outputs Q-values."""
+
+    environment = "pacman"
+    background = 32  # of the corridors, the median of all
 
 
 class Student:
@@ -509,6 +526,10 @@ class StudentPong(Student, DQNPong):
     """Pong's student."""
 
 
+class StudentPacman(Student, DQNPacman):
+    """MsPacman's student."""
+
+
 class StudentActorLunarLander(Student, ActorLunarLander):
     """LunarLander's student."""
 
@@ -522,7 +543,8 @@ class Agents(NamedTuple):
 
 
 AGENTS = {
-    "pong": Agents(DQNPong, StudentPong),
     "cartpole": Agents(CartPoleDQN, StudentCartPole),
     "lunarlander": Agents(ActorLunarLander, StudentActorLunarLander, CriticLunarLander),
+    "pong": Agents(DQNPong, StudentPong),
+    "pacman": Agents(DQNPacman, StudentPacman),
 }

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import tensorflow as tf
 
-from configs import RunFailed, is_atari, learning_rate
+from configs import RunFailed, learning_rate
 from model import AGENTS, count_weights, kernels
 from train import (
     Distilled,
@@ -22,8 +22,8 @@ from train import (
     initial_state,
     lower_confidence,
     matches,
-    play_episodes,
     position_within,
+    report_rewards,
     student_player,
     train_student,
     varied,
@@ -481,9 +481,7 @@ def report(network, task, *purpose):
     evaluation = task.config["evaluation"]
 
     def rewards(config):
-        rewards, played = play_episodes(network, config, task.seeds, evaluation["report_episodes"], "report", *purpose)
-        # Elsewhere episodes start from many states, so that the same actions do not mean the same episode.
-        return reward_statistics(rewards, played if is_atari(config["environment"]) else None)
+        return report_rewards(network, config, task.seeds, evaluation["report_episodes"], *purpose)
 
     result = {"weights": weights, "nonzero": nonzero, "percent": 100 * weights / task.original_weights}
     result |= task.run.once(("report", *purpose), rewards, task.config)

@@ -12,10 +12,21 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from configs import RunFailed, learning_rate
+from configs import RunFailed, is_atari, learning_rate
 from environments import make_environments
 from files import Part
-from utils import FrameTransitions, Player, ReplayMemory, Run, Seeds, Transitions, select_actions, single, standard_error
+from utils import (
+    FrameTransitions,
+    Player,
+    ReplayMemory,
+    Run,
+    Seeds,
+    Transitions,
+    reward_statistics,
+    select_actions,
+    single,
+    standard_error,
+)
 
 # Minibatches drawn for one compiled block of updates take at most this much memory.
 BLOCK_BYTES = 2**28
@@ -355,6 +366,13 @@ def play_episodes(network, config, seeds, episodes, use, *purpose):
     player.close()
     rewards, played = (np.concatenate(parts)[:episodes] for parts in zip(*results, strict=True))
     return rewards, played
+
+
+def report_rewards(network, config, seeds, episodes, *purpose):
+    """Statistics of the rewards of a plain network over fresh episodes, as they are reported."""
+    rewards, played = play_episodes(network, config, seeds, episodes, "report", *purpose)
+    # Elsewhere episodes start from many states, so that the same actions do not mean the same episode.
+    return reward_statistics(rewards, played if is_atari(config["environment"]) else None)
 
 
 class StateMemory(ReplayMemory):

@@ -1,6 +1,5 @@
 """Measures, side by side in one run, how fast updates and evaluation are, what limits them, and what Python loops cost."""
 
-import itertools
 import random
 import time
 
@@ -8,6 +7,7 @@ import common
 from configs import configuration
 
 SIZES = ((256, 256, 128), (40, 40, 20), (8, 8, 4))
+PONG_SIZES = ((32, 64, 64, 512), (8, 8, 8, 32))
 
 
 def main():
@@ -20,12 +20,17 @@ def main():
             parser.error("--seconds: give a number above 0, up to 600")
         common.import_tensorflow()
         with common.quiet():
-            updates = bench_updates(arguments.seconds)
+            updates = bench_updates("cartpole", SIZES, (100, 2000, 2000), arguments.seconds)
+            pong = bench_updates("pong", PONG_SIZES, (5, 50), arguments.seconds)
             cartpole = bench_evaluation("cartpole", 1000, vectorised_limit, cartpole_student(), arguments.seconds)
-            lunarlander = bench_evaluation("lunarlander", 300, processes_limit, lunarlander_student(), arguments.seconds)
+            lunarlander = bench_evaluation("lunarlander", 300, processes_limit, result("lunarlander"), arguments.seconds)
+            short = {"max_episode_steps": 200}
+            atari = bench_evaluation("pong", 64, vectorised_limit, result("pong"), arguments.seconds, short)
         show("CartPole, distillation, batch 128: updates a second (limit: the matrix products alone)", updates)
         show("CartPole, greedy evaluation: steps a second (limit: the environment with random actions)", cartpole)
+        show("Pong, distillation, batch 256: updates a second (limit: the convolutions and products alone)", pong)
         show("LunarLander, sampled evaluation: steps a second (limit: the simulator alone, on all cores)", lunarlander)
+        show("Pong, greedy evaluation, 64 copies: steps a second (limit: the environment with random actions)", atari)
 
     common.run_command(command)
 
@@ -53,72 +58,92 @@ def per_second(work, seconds):
     return done / (time.perf_counter() - start)
 
 
-def bench_updates(seconds):
+def bench_updates(name, sizes, blocks, seconds):
+    """Distillation of an environment's students, the first of them also while it is pruned.
+
+    Args:
+        sizes: widths of the students.
+        blocks: updates that are measured at once, for each student.
+    """
     import numpy as np
     import tensorflow as tf
 
-    from model import StudentCartPole
+    from model import AGENTS
     from prune import PruningSchedule
     from train import initial_state, train_student
     from utils import ReplayMemory
 
-    config = configuration("cartpole")
+    config = configuration(name)
+    model, settings = config["model"], config["prune"]
+    shape, agent = model["observation_shape"], AGENTS[name].student
     generator = np.random.default_rng(0)
-    replay = ReplayMemory(100_000, {"observations": ([4], np.float32), "teacher_outputs": ([2], np.float32)})
-    replay.add(observations=generator.normal(size=(100_000, 4)), teacher_outputs=generator.normal(size=(100_000, 2)))
+    states = 100_000 if len(shape) == 1 else 2_000
+    observations = generator.normal(size=(states, *shape))
+    if agent.observation_type == "uint8":
+        observations = (100 * np.abs(observations)).clip(0, 255)
+    outputs = generator.normal(size=(states, model["actions"]))
+    fields = {"observations": (shape, agent.observation_type), "teacher_outputs": ([model["actions"]], np.float32)}
+    replay = ReplayMemory(states, fields)
+    replay.add(observations=observations, teacher_outputs=outputs)
 
     rows = [("student", "limit", "ours", "share", "Python loop", "ratio")]
-    for widths, schedule in [(SIZES[0], PruningSchedule(0.0, 0.99, 0, 10**6, 10)), *((widths, None) for widths in SIZES)]:
-        student = StudentCartPole(config["model"], widths)
+    pruning = PruningSchedule(0.0, 0.99, 0, 10**6, settings["frequency"])
+    measured = [(sizes[0], blocks[0], pruning), *((*pair, None) for pair in zip(sizes, blocks, strict=True))]
+    for widths, block, schedule in measured:
+        student = agent(model, widths)
         state = initial_state(student.initial_weights(generator), student.full_masks())
-        block = 100 if widths == SIZES[0] else 2000
 
         def work(student=student, block=block, schedule=schedule):
             nonlocal state
-            state, _ = train_student(student, state, replay, config["prune"], generator, block, 1e-3, schedule)
+            state, _ = train_student(student, state, replay, settings, generator, block, 1e-3, schedule)
             return block
 
-        limit = per_second(matrix_products([4, *widths, 2], 128, block), seconds)
+        network = student.plain_network("bench")
+        limit = per_second(products(student, network, settings["batch_size"], block), seconds)
         ours = per_second(work, seconds)
-        name, share = "-".join(map(str, widths)), f"{100 * ours / limit:.0f} %"
+        title, share = "-".join(map(str, widths)), f"{100 * ours / limit:.0f} %"
         if schedule is not None:
-            rows.append((f"{name}, pruning", limit, ours, share, "", ""))
+            rows.append((f"{title}, pruning", limit, ours, share, "", ""))
             continue
-        one_by_one = per_second(update_one_by_one(student.plain_network("bench"), replay, tf), seconds)
-        rows.append((name, limit, ours, share, one_by_one, f"{ours / one_by_one:.0f}"))
+        one_by_one = per_second(update_one_by_one(network, replay, settings["batch_size"], tf), seconds)
+        rows.append((title, limit, ours, share, one_by_one, f"{ours / one_by_one:.0f}"))
     return rows
 
 
-def matrix_products(units, batch, block):
-    """Nothing but the matrix products of an update, each waiting for those before it as in an update."""
+def products(agent, network, batch, block):
+    """Nothing but the convolutions and matrix products of an update, each waiting for those before it as in an update."""
     import tensorflow as tf
 
-    kernels = [tf.zeros(shape) for shape in itertools.pairwise(units)]
-    observations = tf.zeros([batch, units[0]])
+    from model import kernels
 
-    @tf.function(jit_compile=True, autograph=False)
-    def products(kernels, observations):
-        def step(index, kernels):
-            inputs = [observations]
-            for kernel in kernels:
-                inputs.append(tf.matmul(inputs[-1], kernel))
-            gradient, gradients = inputs.pop(), []
-            for layer in reversed(range(len(kernels))):
-                gradients.insert(0, tf.matmul(inputs[layer], gradient, transpose_a=True))
-                if layer > 0:
-                    gradient = tf.matmul(gradient, kernels[layer], transpose_b=True)
-            return index + 1, gradients  # in the place of the next kernels, so that no round can be left out
+    weights = [tf.constant(0 * kernel) for kernel in kernels(network)]
+    *images, frames = agent.settings["observation_shape"][::-1]
+    observations = tf.zeros([batch, *images, frames])
 
-        return tf.while_loop(lambda index, _: index < block, step, (0, kernels))[1]
+    @tf.function(jit_compile=agent.xla, autograph=False)
+    def loop(weights, observations):
+        def step(index, weights):
+            outputs = observations
+            with tf.GradientTape() as tape:
+                tape.watch(weights)
+                for layer, kernel in enumerate(weights):
+                    if len(kernel.shape) > 2:
+                        outputs = tf.nn.conv2d(outputs, kernel, agent.convolutions[layer][1], "VALID")
+                    else:
+                        outputs = tf.matmul(tf.reshape(outputs, [batch, -1]), kernel)
+            # In the place of the next kernels, so that no round can be left out.
+            return index + 1, tape.gradient(outputs, weights)
+
+        return tf.while_loop(lambda index, _: index < block, step, (0, weights))[1]
 
     def work():
-        products(kernels, observations)[0].numpy()
+        loop(weights, observations)[0].numpy()
         return block
 
     return work
 
 
-def update_one_by_one(network, replay, tf):
+def update_one_by_one(network, replay, batch, tf):
     """An update as the published code does it: a minibatch of Python objects, then one call of the model."""
     import keras
     import numpy as np
@@ -137,29 +162,30 @@ def update_one_by_one(network, replay, tf):
         return loss
 
     def work():
-        states, outputs = zip(*random.sample(entries, 128), strict=True)
+        states, outputs = zip(*random.sample(entries, batch), strict=True)
         float(update(np.array(states), np.array(outputs)))
         return 1
 
     return work
 
 
-def bench_evaluation(name, episodes, limit, student, seconds):
+def bench_evaluation(name, episodes, limit, student, seconds, changes=None):
     """Evaluation of an environment's shipped teacher and of a student, against a limit.
 
     Args:
         episodes: played side by side.
         limit: (settings, episodes, seconds) -> steps a second that the environment allows.
         student: (what to call it, plain network).
+        changes: of the environment's settings.
     """
-    import gymnasium
     import tensorflow as tf
 
+    from environments import Single
     from model import AGENTS
     from utils import Player, single
 
     config = configuration(name)
-    settings, acting = config["environment"], config["evaluation"]["acting"]
+    settings, acting = config["environment"] | (changes or {}), config["evaluation"]["acting"]
     teacher = AGENTS[name].teacher.load(common.ROOT / "saved_models" / name / "teacher.keras", config["model"])
     most = limit(settings, episodes, seconds)
     rows = [("policy", "limit", "ours", "share", "Python loop", "ratio")]
@@ -173,15 +199,14 @@ def bench_evaluation(name, episodes, limit, student, seconds):
 
         ours = per_second(play, seconds)
         outputs = tf.function(network)
-        environment = gymnasium.make(settings["id"], max_episode_steps=settings["max_episode_steps"])
+        environment = Single(settings)
 
         def play_one(environment=environment, outputs=outputs):
-            observation, _ = environment.reset(seed=0)
-            steps, over = 0, False
+            observation, steps, over = environment.reset(seed=0), 0, False
             while not over:
                 action = int(outputs(observation[None]).numpy().argmax())
-                observation, _, terminated, truncated, _ = environment.step(action)
-                steps, over = steps + 1, terminated or truncated
+                observation, _, over = environment.step(action)
+                steps += 1
             return steps
 
         one_by_one = per_second(play_one, seconds)
@@ -242,11 +267,12 @@ def cartpole_student():
     return "student 8-8-4", network
 
 
-def lunarlander_student():
-    from model import read_network
+def result(name):
+    from model import AGENTS
 
-    network = read_network(common.ROOT / "results" / "lunarlander" / "seed0" / "student.keras")
-    return "student " + "-".join(str(layer.units) for layer in network.layers[:-1]), network
+    config = configuration(name)
+    agent = AGENTS[name].teacher.load(common.ROOT / "results" / name / "seed0" / "student.keras", config["model"])
+    return "student " + "-".join(map(str, agent.widths)), agent.network
 
 
 def balancing(weights):

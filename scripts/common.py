@@ -33,18 +33,15 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--seed", type=SEED, default=0, metavar="N", help="every random number follows from it (0)")
         self.add_argument("--out", type=Path, metavar="DIR", help=f"new folder for the run ({out})")
         self.add_argument("--profile", default="fast", metavar="|".join(PROFILES), help="settings to start from (fast)")
-        self.add_argument(
-            "--set",
-            action="append",
-            default=[],
-            metavar="GROUP.KEY=VALUE",
-            help="change one setting of configs.py; may be given more than once",
-        )
+        self.add_set_argument("change one setting of configs.py; may be given more than once")
         self.add_argument(
             "--resume",
             action="store_true",
             help="go on with the run in that folder from its last checkpoint, if it has one",
         )
+
+    def add_set_argument(self, help):
+        self.add_argument("--set", action="append", default=[], metavar="GROUP.KEY=VALUE", help=help)
 
 
 def integer(low, high):

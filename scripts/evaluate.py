@@ -20,30 +20,35 @@ def main():
     acting.add_argument(
         "--sample", dest="acting", action="store_const", const="sample", help="from the softmax of the outputs"
     )
+    parser.add_set_argument(
+        "change one setting of configs.py, for example environment.sticky=0.25; may be given more than once"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
 
     def command():
         if arguments.env is not None:
-            configuration(arguments.env)
+            configuration(arguments.env, assignments=arguments.set)
         common.import_tensorflow()
         from model import AGENTS, check_shapes, count_weights, read_network
-        from train import evaluate_network
-        from utils import Seeds, log, reward_statistics
+        from train import report_rewards, varied
+        from utils import Seeds, log
 
         network = read_network(arguments.model)
         environment = arguments.env or network.name.partition("_")[0]
         if environment not in ENVIRONMENTS:
             raise ConfigurationError(f"{arguments.model}: does not name its environment; give it with --env")
-        config = configuration(environment)
-        if arguments.acting:
+        config = configuration(environment, assignments=arguments.set)
+        if arguments.acting == "greedy":
+            config = varied(config, "greedy")
+        elif arguments.acting:
             config["evaluation"]["acting"] = arguments.acting
         check_shapes(network, arguments.model, config["model"])
         original = AGENTS[environment].teacher(config["model"])
-        rewards = evaluate_network(network, config, Seeds(arguments.seed), arguments.episodes, "report", "evaluate")
+        rewards = report_rewards(network, config, Seeds(arguments.seed), arguments.episodes, "evaluate")
         weights, nonzero = count_weights(network)
         result = {
-            **reward_statistics(rewards),
+            **rewards,
             "weights": weights,
             "nonzero": nonzero,
             "percent": 100 * weights / sum(original.layer_sizes()),
@@ -52,10 +57,11 @@ def main():
         if arguments.json:
             print(json.dumps(result))
         else:
+            different = f", {result['distinct']} of them different" if "distinct" in result else ""
             log(
-                f"{environment}, {result['policy']}: reward {rewards.mean():.2f} ± {result['reward_stderr']:.2f} "
-                f"over {rewards.size} episodes (lowest {rewards.min():g}); {weights:,} weights, {nonzero:,} nonzero, "
-                f"{result['percent']:.3g} % of the original"
+                f"{environment}, {result['policy']}: reward {result['reward_mean']:.2f} ± {result['reward_stderr']:.2f} "
+                f"over {result['episodes']} episodes{different} (lowest {result['reward_min']:g}); "
+                f"{weights:,} weights, {nonzero:,} nonzero, {result['percent']:.3g} % of the original"
             )
 
     common.run_command(command)

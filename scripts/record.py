@@ -47,11 +47,11 @@ def film(network, config, seed, steps):
     """Pictures of a policy's first `steps` steps, or of one episode if that is shorter, and the sums of rewards by then."""
     import tensorflow as tf
 
-    from environments import Drawn
+    from environments import Single
     from utils import select_actions
 
     acting, epsilon = (config["evaluation"][key] for key in ("acting", "epsilon"))
-    environment = Drawn(config["environment"])
+    environment = Single(config["environment"], draw=True)
     observation = environment.reset(seed)
     pictures, rewards = [environment.picture()], [0.0]
     for step in range(steps):

@@ -1,5 +1,6 @@
 """Atari games: the environment as the paper plays it, convolutional networks, and training that goes on where it was."""
 
+import json
 import subprocess
 import sys
 
@@ -7,11 +8,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import rows_of
+from conftest import command, rows_of
 
 from configs import ConfigurationError, configuration
 from environments import make_environments, spaces
-from model import DQNPong, StudentPong, count_weights, save_network
+from model import DQNPacman, DQNPong, StudentPong, count_weights, read_network, save_network
 from prune import PruningSchedule, count_live_units
 from train import StateMemory, initial_state, train_dqn, train_student
 from utils import Seeds, check_spaces
@@ -191,3 +192,55 @@ def test_training_goes_on_to_the_bit_where_the_memory_has_to_be_built_anew(new_r
         assert rows == expected[1]
         for one, other in zip(weights, expected[0], strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+# A teacher that has learnt nothing; whoever plays scores about as little within 40 steps.
+TINY_POPS = (
+    "environment.max_episode_steps=40 evaluation.objective=-5 evaluation.lower_bound=-6 evaluation.confidence=0 "
+    "evaluation.choose_episodes=2 evaluation.report_episodes=3 replay.observe=100 replay.capacity=300 "
+    "replay.environments=4 replay.student_states=30 prune.iterations=2 prune.updates=4 prune.evaluate_every=4 "
+    "prune.episodes=2 prune.batch_size=8 prune.end=8 prune.frequency=2 prune.final_sparsity=0.8 distill.epochs=1 "
+    "distill.updates=4 distill.episodes=2 distill.confirm_episodes=2 distill.batch_size=8 pops.steps=1"
+).split()
+
+
+@pytest.mark.parametrize("environment", ["pong", "pacman"])
+def test_a_game_goes_through_the_same_commands(environment, tmp_path):
+    def run(script, *arguments):
+        result = command(script, *arguments)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    settings = [f"--set={s}" for s in TINY_TEACHER if not s.startswith("teacher.steps=")]
+    run("train_teacher.py", environment, *settings, "--set=teacher.steps=600", "--out", tmp_path / "teacher")
+    teacher, folder = tmp_path / "teacher" / "teacher.keras", tmp_path / "run"
+    assert "shrunk to" in run(
+        "pops.py", environment, "--teacher", teacher, "--out", folder, *(f"--set={s}" for s in TINY_POPS)
+    )
+    summary = json.loads((folder / "summary.json").read_text())
+    widths, full = summary["steps"][0]["shrunk"]["widths"], summary["teacher"]["widths"]
+    assert len(widths) == 4 and all(1 <= width <= most for width, most in zip(widths, full, strict=True))
+    assert summary["final"]["weights"] < 0.5 * summary["teacher"]["weights"]
+    for report in (summary["teacher"], summary["steps"][0]["pruned"], summary["final"]):
+        assert {"reward_mean", "reward_stderr"} <= set(report["greedy"]) & set(report["sticky"])
+    student = folder / "student.keras"
+    assert read_network(student).layers[3].kernel.shape == (4, 4, widths[0], widths[1])  # sizes and strides as before
+    arguments = ("evaluate.py", student, "--episodes", 3, "--json", "--set=environment.max_episode_steps=40")
+    greedy = json.loads(run(*arguments, "--greedy"))
+    assert greedy == json.loads(run(*arguments, "--set=evaluation.epsilon=0"))
+    assert greedy["weights"] == summary["final"]["weights"]
+    assert greedy != json.loads(run(*arguments, "--set=evaluation.epsilon=1"))
+    run("record.py", environment, teacher, student, "--seconds", 1, "--out", tmp_path / "play.gif")
+
+
+def test_pacmans_network_and_lives(generator):
+    config = configuration("pacman")
+    assert sum(DQNPacman(config["model"]).layer_sizes()) == 1_688_064
+    check_spaces(config)
+    environments = make_environments(config["environment"], 2)
+    _, info = environments.reset(seed=0)
+    lives, ends = info["lives"], np.zeros(2, bool)
+    for _ in range(400):
+        *_, terminated, _, info = environments.step(generator.integers(9, size=2))
+        ends |= terminated
+    assert (info["lives"] < lives).any() and not ends.all()  # a life lost is not the game's end
