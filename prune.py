@@ -62,6 +62,7 @@ class PruningSchedule:
         return [mask * magnitude_mask(kernel * mask, sparsity) for kernel, mask in zip(weights[::2], masks, strict=True)]
 
 
+@tf.function(jit_compile=True, autograph=False)
 def magnitude_mask(kernel, sparsity):
     """Mask, float32 like `kernel`, that hides the floor(sparsity · N) smallest of the N magnitudes of each member.
 

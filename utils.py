@@ -399,13 +399,14 @@ class FrameTransitions(ReplayMemory):
 
     def _stacks(self, rows):
         """Stacked frames, uint8 [*rows.shape, stack, height, width]; black where the episode had not begun."""
-        frames = self.arrays["frames"]
-        result = np.empty((*rows.shape, self.stack, *frames.shape[1:]), np.uint8)
-        begun = np.ones(rows.shape, bool)
+        places, begun = np.empty((2, *rows.shape, self.stack), np.int64)
+        now = np.ones(rows.shape, np.int64)
         for place in reversed(range(self.stack)):
-            result[..., place, :, :] = frames[rows] * begun[..., None, None]
-            begun &= ~self.arrays["first"][rows]
+            places[..., place], begun[..., place] = rows, now
+            now &= ~self.arrays["first"][rows]
             rows = self._later(rows, -1)
+        result = np.take(self.arrays["frames"], places, axis=0)
+        result[begun == 0] = 0
         return result
 
 
