@@ -511,9 +511,10 @@ class Student:
             arrays += [np.asarray(kernel[member] * mask[member]) + 0.0, np.asarray(bias[member, 0])]
         return self.plain_network(role, arrays)
 
-    def copy(self, network):
-        """Weights and masks that make member 0 a copy of a plain network; its zeros give the masks."""
-        arrays = [np.asarray(array) for array in network.get_weights()]
+    def copy(self, network, divisor=1.0):
+        """Weights and masks that make member 0 a copy of a plain network, its outputs divided; its zeros give the masks."""
+        *arrays, kernel, bias = (np.asarray(array) for array in network.get_weights())
+        arrays += [kernel / np.float32(divisor), bias / np.float32(divisor)]
         weights = [a[None] if index % 2 == 0 else a[None, None] for index, a in enumerate(arrays)]
         return [tf.constant(w) for w in weights], [tf.constant((w != 0).astype(np.float32)) for w in weights[::2]]
 

@@ -416,7 +416,8 @@ def pops(teacher, config, seeds, run):
             ended = "one unit in each layer: no smaller network exists"
             break
         student = student_class(settings, widths)
-        state = initial_state(*student.copy(network))
+        divisor = config["prune"]["tau"] if step == 1 and config["prune"]["divide_outputs"] else 1.0
+        state = initial_state(*student.copy(network, divisor))
         pruned = run.once(("pruned", step), iterative_pruning_policy_distillation, student, state, task, step)
         if pruned is None:
             ended = f"step {step}: no pruned student met the objective"

@@ -28,8 +28,8 @@ from utils import (
     standard_error,
 )
 
-# Minibatches drawn for one compiled block of updates take at most this much memory.
-BLOCK_BYTES = 2**28
+# Minibatches drawn for one compiled block of updates take at most this much memory. Much more is slower: it is fresh memory.
+BLOCK_BYTES = 2**27
 # And at most about this many weights times states, so that there is a checkpoint between blocks at least once in a minute.
 # The 1,000 stand for what does not grow with the weights.
 BLOCK_WORK = 5 * 10**10

@@ -22,10 +22,13 @@ def main():
         with common.quiet():
             updates = bench_updates("cartpole", SIZES, (100, 2000, 2000), arguments.seconds)
             pong = bench_updates("pong", PONG_SIZES, (5, 50), arguments.seconds)
-            cartpole = bench_evaluation("cartpole", 1000, vectorised_limit, cartpole_student(), arguments.seconds)
-            lunarlander = bench_evaluation("lunarlander", 300, processes_limit, result("lunarlander"), arguments.seconds)
-            short = {"max_episode_steps": 200}
-            atari = bench_evaluation("pong", 64, vectorised_limit, result("pong"), arguments.seconds, short)
+            policies = shipped("cartpole"), cartpole_student()
+            cartpole = bench_evaluation("cartpole", 1000, vectorised_limit, policies, arguments.seconds)
+            policies = shipped("lunarlander"), shipped("lunarlander", "results/lunarlander/seed0/student.keras")
+            lunarlander = bench_evaluation("lunarlander", 300, processes_limit, policies, arguments.seconds)
+            policies = [untrained("pong", widths) for widths in PONG_SIZES]
+            short = {"max_episode_steps": 200}  # so that it does not matter how well they play
+            atari = bench_evaluation("pong", 64, vectorised_limit, policies, arguments.seconds, short)
         show("CartPole, distillation, batch 128: updates a second (limit: the matrix products alone)", updates)
         show("CartPole, greedy evaluation: steps a second (limit: the environment with random actions)", cartpole)
         show("Pong, distillation, batch 256: updates a second (limit: the convolutions and products alone)", pong)
@@ -169,27 +172,25 @@ def update_one_by_one(network, replay, batch, tf):
     return work
 
 
-def bench_evaluation(name, episodes, limit, student, seconds, changes=None):
-    """Evaluation of an environment's shipped teacher and of a student, against a limit.
+def bench_evaluation(name, episodes, limit, policies, seconds, changes=None):
+    """Evaluation of policies in an environment, against a limit.
 
     Args:
         episodes: played side by side.
         limit: (settings, episodes, seconds) -> steps a second that the environment allows.
-        student: (what to call it, plain network).
+        policies: of each, what to call it and its plain network.
         changes: of the environment's settings.
     """
     import tensorflow as tf
 
     from environments import Single
-    from model import AGENTS
     from utils import Player, single
 
     config = configuration(name)
     settings, acting = config["environment"] | (changes or {}), config["evaluation"]["acting"]
-    teacher = AGENTS[name].teacher.load(common.ROOT / "saved_models" / name / "teacher.keras", config["model"])
     most = limit(settings, episodes, seconds)
     rows = [("policy", "limit", "ours", "share", "Python loop", "ratio")]
-    for title, network in (("teacher " + "-".join(map(str, teacher.widths)), teacher.network), student):
+    for title, network in policies:
         player = Player(single(network), settings, episodes, acting)
 
         def play(player=player):
@@ -267,12 +268,20 @@ def cartpole_student():
     return "student 8-8-4", network
 
 
-def result(name):
+def shipped(name, file=None):
+    """A policy that lies here, an environment's teacher if no file is named."""
     from model import AGENTS
 
-    config = configuration(name)
-    agent = AGENTS[name].teacher.load(common.ROOT / "results" / name / "seed0" / "student.keras", config["model"])
-    return "student " + "-".join(map(str, agent.widths)), agent.network
+    path = common.ROOT / (file or f"saved_models/{name}/teacher.keras")
+    agent = AGENTS[name].teacher.load(path, configuration(name)["model"])
+    return f"{path.stem} {'-'.join(map(str, agent.widths))}", agent.network
+
+
+def untrained(name, widths):
+    from model import AGENTS
+
+    agent = AGENTS[name].teacher(configuration(name)["model"], widths)
+    return "-".join(map(str, widths)), agent.network
 
 
 def balancing(weights):

@@ -393,8 +393,16 @@ def test_a_teacher_below_the_objective_fails_the_run(tmp_path):
 def test_bench_measures_all_it_names():
     result = command("bench.py", "--seconds", "0.05")
     assert result.returncode == 0, result.stderr
-    for row in ("256-256-128, pruning", "40-40-20", "8-8-4", "teacher 256-256-128", "student 8-8-4"):
+    for row in (
+        "256-256-128, pruning",
+        "40-40-20",
+        "8-8-4",
+        "teacher 256-256-128",
+        "student 8-8-4",
+        "32-64-64-512, pruning",
+    ):
         assert row in result.stdout
+    assert result.stdout.count("\n 8-8-8-32 ") == 2  # updates and evaluation
 
 
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path):
