@@ -28,7 +28,7 @@ from utils import (
     standard_error,
 )
 
-# Minibatches drawn for one compiled block of updates take at most this much memory. Much more is slower: it is fresh memory.
+# Minibatches drawn for one compiled block of updates take at most this much memory; more is no faster.
 BLOCK_BYTES = 2**27
 # And at most about this many weights times states, so that there is a checkpoint between blocks at least once in a minute.
 # The 1,000 stand for what does not grow with the weights.
