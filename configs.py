@@ -141,7 +141,7 @@ SETTINGS = {
         "lower_bound": (REWARD, "mean reward below which pruning has gone too far"),
         "acting": (one_of("greedy", "sample"), "greedy: the largest output; sample: from the softmax of the outputs"),
         "epsilon": (number(0, 1), "share of random actions in evaluations"),
-        "also": (VARIATIONS, "other ways to play that are reported too: greedy; sticky (Atari games only)"),
+        "also": (VARIATIONS, "other ways to play that are reported too, of teacher and shrunk students: greedy; sticky (Atari games only)"),
         "confidence": (number(0, 10), "standard errors by which a mean must lie above the objective"),
         "choose_episodes": (integer(2), "episodes that decide whether a student matches the teacher"),
         "report_episodes": (integer(2), "fresh episodes behind every reported reward"),

@@ -399,8 +399,9 @@ def pops(teacher, config, seeds, run):
         if not run.include("replay", task.replay):
             task.replay.fill()
 
+    also = config["evaluation"]["also"]
     log(f"PoPS: a teacher of {task.original_weights:,} weights")
-    summary = {"teacher": {"widths": teacher.widths, **report(teacher.network, task, "teacher")}, "steps": []}
+    summary = {"teacher": {"widths": teacher.widths, **report(teacher.network, task, "teacher", also=also)}, "steps": []}
     if summary["teacher"]["reward_mean"] <= config["evaluation"]["objective"]:
         raise RunFailed(
             f"the teacher's reward, {rewards_text(summary['teacher'])}, is not above the objective, "
@@ -456,7 +457,7 @@ def pops(teacher, config, seeds, run):
         run.save_model(f"student_step_{step}.keras", network)
         rewards = choosing_rewards(network, config, seeds, run, "shrunk", step)
         entry["matches_teacher"] = matches(rewards, teacher_rewards)
-        entry["shrunk"] = {"widths": widths, **report(network, task, "shrunk", step)}
+        entry["shrunk"] = {"widths": widths, **report(network, task, "shrunk", step, also=also)}
         entry["seconds"] = run.once(("seconds", step), seconds_since, started)
         shape = "-".join(map(str, widths))
         log(f"step {step}: shrunk to {shape}, {reward_line(entry['shrunk'])}, {entry['seconds']} s")
@@ -477,17 +478,17 @@ def choosing_rewards(network, config, seeds, run, *purpose):
     return run.once(purpose, evaluate_network, network, config, seeds, episodes, "confirm", *purpose)
 
 
-def report(network, task, *purpose):
-    """Size and rewards of a plain network, for the summary, and those of the other ways to play that the settings name."""
+def report(network, task, *purpose, also=()):
+    """Size and rewards of a plain network, for the summary, and those of other ways to play, by their names in VARIATIONS."""
     weights, nonzero = count_weights(network)
-    evaluation = task.config["evaluation"]
+    episodes = task.config["evaluation"]["report_episodes"]
 
     def rewards(config):
-        return report_rewards(network, config, task.seeds, evaluation["report_episodes"], *purpose)
+        return report_rewards(network, config, task.seeds, episodes, *purpose)
 
     result = {"weights": weights, "nonzero": nonzero, "percent": 100 * weights / task.original_weights}
     result |= task.run.once(("report", *purpose), rewards, task.config)
-    for name in evaluation["also"]:
+    for name in also:
         result[name] = task.run.once(("report", *purpose, name), rewards, varied(task.config, name))
     return result
 

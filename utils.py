@@ -695,7 +695,7 @@ def results_table(summary):
 
     def add(name, report, widths, seconds=""):
         weights, shape = f"{report['nonzero']:,}", "-".join(map(str, widths))
-        others = [rewards_text(report[name]) for name in also]
+        others = [rewards_text(report[name]) if name in report else "" for name in also]
         reward = rewards_text(report), f"{report['reward_min']:.0f}"
         table.add_row(name, shape, weights, shares(report), *reward, *others, seconds)
 

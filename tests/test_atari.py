@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import gymnasium
 import keras
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import tensorflow as tf
 from conftest import command, rows_of
 
 from configs import ConfigurationError, configuration
-from environments import make_environments, spaces
+from environments import AtariEnvironments, make_environments, spaces
 from model import DQNPacman, DQNPong, StudentPong, count_weights, read_network, save_network
 from prune import PruningSchedule, count_live_units
 from train import StateMemory, initial_state, train_dqn, train_student
@@ -65,6 +66,40 @@ def test_episodes_follow_from_the_seed_and_end_at_the_limit():
     np.testing.assert_array_equal(sums, play(3, 4)[0])
     np.testing.assert_array_equal(sums[:, :2], play(3, 2)[0])
     assert ends.any(axis=0).all()
+
+
+def test_copies_play_what_ale_pys_own_vector_plays():
+    settings, count = PONG["environment"] | {"max_episode_steps": 25}, 3
+    options = {"frameskip": 4, "max_num_frames_per_episode": 100, "repeat_action_probability": 0.0}
+    own = gymnasium.make_vec("ALE/Pong-v5", count, vectorization_mode="vector_entry_point", **options)
+    actions = np.random.default_rng(0).integers(3, size=(60, count))
+    for _ in range(2):  # the second time with copies that have been used
+        copies = make_environments(settings, count)
+        np.testing.assert_array_equal(copies.reset(seed=7)[0], own.reset(seed=7)[0])
+        ends = 0
+        for step in actions:
+            results, expected = copies.step(step), own.step(np.array([0, 2, 3])[step])
+            for ours, theirs in zip(results[:4], expected[:4], strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+            np.testing.assert_array_equal(results[4]["lives"], expected[4]["lives"])
+            ends += results[3].sum()
+        assert ends >= count
+        used = copies.copies
+        copies.close()
+        assert all(copy in AtariEnvironments(settings, count).copies for copy in used)
+
+
+def test_without_autoreset_an_ended_copy_is_not_stepped():
+    copies = make_environments(PONG["environment"] | {"max_episode_steps": 20}, 3, autoreset=False)
+    copies.reset(seed=0)
+    ended, ends = np.zeros(3, bool), []
+    for _ in range(25):
+        before = copies.results.copy()
+        _, _, terminated, truncated, _ = copies.step(np.zeros(3, int))
+        np.testing.assert_array_equal(copies.results[ended], before[ended])
+        ended = terminated | truncated
+        ends.append(ended)
+    assert ended.all() and not ends[0].any()
 
 
 def test_the_teachers_network_is_the_papers(generator):
@@ -224,7 +259,7 @@ def test_a_game_goes_through_the_same_commands(tmp_path):
     widths, full = summary["steps"][0]["shrunk"]["widths"], summary["teacher"]["widths"]
     assert len(widths) == 4 and all(1 <= width <= most for width, most in zip(widths, full, strict=True))
     assert summary["final"]["weights"] < 0.5 * summary["teacher"]["weights"]
-    for report in (summary["teacher"], summary["steps"][0]["pruned"], summary["final"]):
+    for report in (summary["teacher"], summary["steps"][0]["shrunk"], summary["final"]):
         assert {"reward_mean", "reward_stderr"} <= set(report["greedy"]) & set(report["sticky"])
     student = folder / "student.keras"
     assert read_network(student).layers[3].kernel.shape == (4, 4, widths[0], widths[1])  # sizes and strides as before
