@@ -424,7 +424,7 @@ def make_folder(path):
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigurationError(f"{path}: no folder can be made there ({error.strerror}); give another --out") from None
+        raise ConfigurationError(f"{path}: no folder can be made there ({error.strerror}); write elsewhere") from None
     return Path(path)
 
 
