@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from configs import ENVIRONMENTS, PROFILES, ConfigurationError, RunFailed  # noqa: E402
+from configs import ENVIRONMENTS, PROFILES, ConfigurationError, RunFailed, configuration  # noqa: E402
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,6 +38,15 @@ class Parser(argparse.ArgumentParser):
             "--resume",
             action="store_true",
             help="go on with the run in that folder from its last checkpoint, if it has one",
+        )
+
+    def add_policy_arguments(self):
+        """The arguments of a command that plays with a saved policy; see `read_policy`."""
+        self.add_argument("model", type=Path, metavar="MODEL", help="Keras file written by train_teacher.py or pops.py")
+        self.add_argument("--env", metavar="ENV", help="its environment, where the file's model name does not tell")
+        self.add_argument("--seed", type=SEED, default=0, metavar="N", help="of the episodes (0)")
+        self.add_set_argument(
+            "change one setting of configs.py, for example environment.sticky=0.25; may be given more than once"
         )
 
     def add_set_argument(self, help):
@@ -82,6 +91,29 @@ def import_tensorflow():
     with quiet():
         import tensorflow
     tensorflow.get_logger().setLevel("ERROR")
+
+
+def read_policy(arguments):
+    """Reads the policy that a command's arguments name (see `Parser.add_policy_arguments`).
+
+    Returns:
+        Its Keras network, the environment's key, and the configuration.
+
+    Raises:
+        ConfigurationError: a setting or the file is wrong, or the two do not fit.
+    """
+    if arguments.env is not None:
+        configuration(arguments.env, assignments=arguments.set)  # before TensorFlow, whose import takes seconds
+    import_tensorflow()
+    from model import check_shapes, read_network
+
+    network = read_network(arguments.model)
+    environment = arguments.env or network.name.partition("_")[0]
+    if environment not in ENVIRONMENTS:
+        raise ConfigurationError(f"{arguments.model}: does not name its environment; give it with --env")
+    config = configuration(environment, assignments=arguments.set)
+    check_shapes(network, arguments.model, config["model"])
+    return network, environment, config
 
 
 def resume_command():

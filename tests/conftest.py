@@ -65,6 +65,14 @@ def command(script, *arguments, cwd=ROOT, env=None):
     )
 
 
+def refused(result, *words):
+    """Exit 2, and one line on standard error that has the words."""
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.count("\n") == 1 and "Traceback" not in result.stderr, result.stderr
+    for word in words:
+        assert word in result.stderr
+
+
 def tiny_pops(out, *arguments):
     return command("pops.py", "cartpole", "--out", out, *(f"--set={setting}" for setting in TINY), *arguments)
 

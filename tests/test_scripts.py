@@ -14,7 +14,7 @@ import time
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, TEACHER, TINY, command, tiny_pops
+from conftest import ROOT, TEACHER, TINY, command, refused, tiny_pops
 from PIL import Image
 
 from configs import ConfigurationError, configuration
@@ -22,14 +22,6 @@ from model import CartPoleDQN
 from utils import load_run
 
 MODELS = ("pruned_step_1.keras", "student_step_1.keras", "student.keras")
-
-
-def refused(result, *words):
-    """Exit 2, and one line on standard error that has the words."""
-    assert result.returncode == 2, result.stderr
-    assert result.stderr.count("\n") == 1 and "Traceback" not in result.stderr, result.stderr
-    for word in words:
-        assert word in result.stderr
 
 
 def metrics(folder):
@@ -288,7 +280,7 @@ def test_a_finished_run_resumed_says_so_again_and_changes_nothing(tiny_run, tmp_
 
 
 @pytest.mark.parametrize(
-    "script", ["train_teacher.py", "pops.py", "evaluate.py", "plot.py", "bench.py", "record.py", "reliability.py"]
+    "script", "train_teacher.py pops.py evaluate.py plot.py bench.py record.py reliability.py".split()
 )
 def test_help_shows_an_example(script):
     result = command(script, "--help")
