@@ -280,7 +280,7 @@ def test_a_finished_run_resumed_says_so_again_and_changes_nothing(tiny_run, tmp_
 
 
 @pytest.mark.parametrize(
-    "script", "train_teacher.py pops.py evaluate.py plot.py bench.py record.py reliability.py".split()
+    "script", "train_teacher.py pops.py evaluate.py plot.py bench.py record.py reliability.py export.py".split()
 )
 def test_help_shows_an_example(script):
     result = command(script, "--help")
