@@ -500,11 +500,11 @@ PONG_FAST = {
     },
     "teacher": {
         "environments": 16,
-        "steps": 360_000,
+        "steps": 320_000,
         "learning_starts": 8_000,
         "batch_size": 32,
         "double_q": True,
-        "epsilon_last": 0.05,
+        "epsilon_last": 0.01,
         "epsilon_steps": 60_000,
         "learning_rate_first": 2.5e-4,
         "learning_rate_last": 1e-5,
@@ -519,7 +519,7 @@ PONG_FAST = {
         "observe": 50_000,
         "environments": 64,
         "refill": False,
-        "epsilon": 0.05,
+        "epsilon": 0.2,
         "student_states": 8_000,
     },
     "prune": {
@@ -546,7 +546,7 @@ PONG_FAST = {
         "patience": 1,
         "until": "teacher",
         "optimizer": "adam",
-        "learning_rate": [[0, linear(4e-3, 4e-4, 8)]],
+        "learning_rate": [[1, linear(1e-3, 1e-4, 8)], [0, linear(4e-3, 4e-4, 8)]],
     },
     "pops": {"sizes": "live_units", "min_change": 0, "retries": 1},
 }
@@ -563,7 +563,6 @@ PACMAN_FAST = PONG_FAST | {
     "teacher": PONG_FAST["teacher"]
     | {
         "steps": 360_000,
-        "epsilon_last": 0.01,
         "epsilon_steps": 100_000,
         "learning_rate_first": 2e-4,
         "terminal": "life",
