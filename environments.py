@@ -67,8 +67,11 @@ def _make_one(settings, **options):
     return gymnasium.make(settings["id"], max_episode_steps=limit, disable_env_checker=True, **options)
 
 
+_unused_games = {}  # settings as JSON -> copies that nobody uses any more; making one takes as long as 200 steps
+
+
 class AtariEnvironments:
-    """Copies of an Atari game as the paper plays it, stepped together, each preprocessed in C++ by a thread of its own (ale-py).
+    """Copies of an Atari game as the paper plays it, stepped together, each in a thread of its own in C++ (ale-py).
 
     Up to 30 steps without an action at the start, 4 frames a step with the maximum of the last two, 84 x 84 grey, 4 frames
     stacked, the oldest first. Rewards are raw. `step` gives the lives that are left as `info["lives"]`. Copy i starts from
@@ -77,10 +80,8 @@ class AtariEnvironments:
 
     FRAMES = 4  # a step
 
-    _unused = {}  # settings as JSON -> copies that nobody uses any more; making one takes as long as 200 steps
-
     def __init__(self, settings, count, autoreset=True, **changes):
-        unused = self._unused.setdefault(json.dumps([settings, changes]), [])
+        unused = _unused_games.setdefault(json.dumps([settings, changes]), [])
         self.copies = [unused.pop() if unused else self._make(settings, changes) for _ in range(count)]
         self.close = weakref.finalize(self, unused.extend, self.copies)
         self.autoreset = autoreset

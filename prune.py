@@ -479,7 +479,7 @@ def choosing_rewards(network, config, seeds, run, *purpose):
 
 
 def report(network, task, *purpose, also=()):
-    """Size and rewards of a plain network, for the summary, and those of other ways to play, by their names in VARIATIONS."""
+    """Size and rewards of a plain network, for the summary, and those of other ways to play, by their names."""
     weights, nonzero = count_weights(network)
     episodes = task.config["evaluation"]["report_episodes"]
 

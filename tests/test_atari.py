@@ -12,7 +12,7 @@ import tensorflow as tf
 from conftest import command, rows_of
 
 from configs import ConfigurationError, configuration
-from environments import AtariEnvironments, make_environments, spaces
+from environments import AtariEnvironments, is_registered, make_environments, spaces
 from model import DQNPacman, DQNPong, StudentPong, count_weights, read_network, save_network
 from prune import PruningSchedule, count_live_units
 from train import StateMemory, initial_state, train_dqn, train_student
@@ -70,6 +70,7 @@ def test_episodes_follow_from_the_seed_and_end_at_the_limit():
 
 def test_copies_play_what_ale_pys_own_vector_plays():
     settings, count = PONG["environment"] | {"max_episode_steps": 25}, 3
+    assert is_registered(settings)
     options = {"frameskip": 4, "max_num_frames_per_episode": 100, "repeat_action_probability": 0.0}
     own = gymnasium.make_vec("ALE/Pong-v5", count, vectorization_mode="vector_entry_point", **options)
     actions = np.random.default_rng(0).integers(3, size=(60, count))
@@ -100,6 +101,18 @@ def test_without_autoreset_an_ended_copy_is_not_stepped():
         ended = terminated | truncated
         ends.append(ended)
     assert ended.all() and not ends[0].any()
+
+
+def test_copies_of_an_interrupted_step_are_not_used_again(monkeypatch):
+    settings = PONG["environment"] | {"max_episode_steps": 30}
+    copies = make_environments(settings, 3)
+    copies.reset(seed=0)
+    interrupted = copies.copies
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(interrupted[1], "recv", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+        copies.step(np.zeros(3, int))
+    copies.close()
+    assert not any(copy in interrupted for copy in make_environments(settings, 3).copies)
 
 
 def test_the_teachers_network_is_the_papers(generator):
