@@ -523,7 +523,7 @@ PONG_FAST = {
         "student_states": 12_000,
     },
     "prune": {
-        "iterations": 20,
+        "iterations": 12,
         "updates": 200,
         "evaluate_every": 200,
         "tau": 0.05,
