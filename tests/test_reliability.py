@@ -24,7 +24,8 @@ def test_no_promise_is_broken(check):
 
 
 def test_the_second_of_two_commands_in_one_folder_is_refused(tmp_path):
-    arguments = ["cartpole", "--out", tmp_path / "run", *(f"--set={s}" for s in TINY), "--set=prune.iterations=100000"]
+    arguments = ["cartpole", "--out", tmp_path / "run", *(f"--set={s}" for s in TINY)]
+    arguments += ["--set=prune.iterations=100000", "--set=prune.end=100000000"]  # goes on for longer than the test
     first = subprocess.Popen([sys.executable, ROOT / "scripts/pops.py", *arguments], stdout=subprocess.DEVNULL)
     while not (tmp_path / "run" / "config.json").exists():
         time.sleep(0.1)
