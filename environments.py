@@ -1,4 +1,4 @@
-"""Copies of an environment, stepped together: Gymnasium's vectorised form where it has one, else one process a core.
+"""Copies of an environment, stepped together: Gymnasium's vectorised form, threads (Atari games) or one process a core.
 
 Apart from `utils.py` because this file is also the program of those processes, which start without TensorFlow.
 """
