@@ -56,6 +56,7 @@ def one_of(*names):
 NONE_OR_SEVERAL = Rule("0, or an integer from 2", lambda v: _is_integer(v) and (v == 0 or 2 <= v <= 10**9))
 TEXT = Rule("a name", lambda v: isinstance(v, str) and v != "" and v.isprintable())
 REWARD = Rule("a number", _is_number)
+REWARD_OR_NONE = Rule("a number, or null", lambda v: v is None or _is_number(v))
 FLAG = Rule("true or false", lambda v: isinstance(v, bool))
 SPARSITY = Rule("a number from 0 up to, not including, 1", lambda v: _is_number(v) and 0 <= v < 1)
 WIDTHS = Rule(
@@ -66,6 +67,23 @@ WIDTHS = Rule(
 INDICES = Rule(
     "a list of different integers from 0 to 999",
     lambda v: isinstance(v, list) and all(_is_integer(i) and 0 <= i < 1000 for i in v) and len(set(v)) == len(v),
+)
+
+
+def _is_bounds(value):
+    """[[least, ...], [greatest, ...]]"""
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(isinstance(side, list) and side and all(map(_is_number, side)) for side in value)
+        and len(value[0]) == len(value[1])
+        and all(low < high for low, high in zip(*value, strict=True))
+    )
+
+
+BOUNDS = Rule(
+    "[], or two lists of numbers of one length, the second one above the first",
+    lambda v: v == [] or _is_bounds(v),
 )
 
 VARIATIONS = Rule(
@@ -132,13 +150,21 @@ SETTINGS = {
     },
     "model": {
         "observation_shape": (WIDTHS, "shape of one observation"),
-        "actions": (integer(2, 1000), "number of discrete actions"),
+        "actions": (integer(1, 1000), "number of discrete actions; with bounds, of numbers in one action"),
+        "bounds": (BOUNDS, "least and greatest values of the numbers in an action; [] for discrete actions"),
         "widths": (WIDTHS, "units of each hidden layer of the teacher"),
+        "hidden_activation": (one_of("relu", "tanh"), "of the teacher; students that are shrunk have relu"),
         "output_activation": (one_of("linear", "relu"), "linear; relu is what the paper's published CartPole teacher has"),
     },
     "evaluation": {
-        "objective": (REWARD, "mean reward above which a student is good"),
-        "lower_bound": (REWARD, "mean reward below which pruning has gone too far"),
+        "objective": (
+            REWARD_OR_NONE,
+            "mean reward above which a student is good; null: the teacher's less one standard error",
+        ),
+        "lower_bound": (
+            REWARD_OR_NONE,
+            "mean reward below which pruning has gone too far; null: three quarters of the way from random play up",
+        ),
         "acting": (one_of("greedy", "sample"), "greedy: the largest output; sample: from the softmax of the outputs"),
         "epsilon": (number(0, 1), "share of random actions in evaluations"),
         "also": (VARIATIONS, "other ways to play that are reported too: greedy; sticky (Atari games only)"),
@@ -259,9 +285,11 @@ _DISTILLATION_RATES = [
     [10, _by_epoch(_EPOCHS, (1e-4, 5e-5, 2e-5, 1e-5))],
 ]
 
+_LAYERS = {"bounds": [], "hidden_activation": "relu", "output_activation": "linear"}
+
 CARTPOLE = {
     "environment": {"id": "CartPole-v1", "max_episode_steps": 200, "actions": [], "sticky": 0.0},
-    "model": {"observation_shape": [4], "actions": 2, "widths": [256, 256, 128], "output_activation": "linear"},
+    "model": {"observation_shape": [4], "actions": 2, "widths": [256, 256, 128]} | _LAYERS,
     "evaluation": {
         "objective": 190,
         "lower_bound": 80,
@@ -388,7 +416,7 @@ _RATES_ABOVE_10 = [10, _by_epoch(_LUNARLANDER_EPOCHS, (1e-5, 5e-6, 1e-6, 5e-7))]
 
 LUNARLANDER = {
     "environment": CARTPOLE["environment"] | {"id": "LunarLander-v3", "max_episode_steps": 1000},
-    "model": {"observation_shape": [8], "actions": 4, "widths": [64, 64, 64], "output_activation": "linear"},
+    "model": {"observation_shape": [8], "actions": 4, "widths": [64, 64, 64]} | _LAYERS,
     "evaluation": CARTPOLE["evaluation"] | {"objective": 200, "lower_bound": 100, "acting": "sample", "also": ["greedy"]},
     "teacher": {
         "algorithm": "actor_critic",
@@ -446,7 +474,7 @@ _PONG_EPOCHS = (5, 10, 15, 20, 30, 40, 45, 50)
 
 PONG = {
     "environment": {"id": "ALE/Pong-v5", "max_episode_steps": 27_000, "actions": [0, 2, 3], "sticky": 0.0},
-    "model": {"observation_shape": [4, 84, 84], "actions": 3, "widths": [32, 64, 64, 512], "output_activation": "linear"},
+    "model": {"observation_shape": [4, 84, 84], "actions": 3, "widths": [32, 64, 64, 512]} | _LAYERS,
     "evaluation": CARTPOLE["evaluation"]
     | {"objective": 18, "lower_bound": 0, "choose_episodes": 10, "report_episodes": 30},
     "teacher": CARTPOLE["teacher"]
@@ -539,7 +567,7 @@ PONG_FAST = {
     "distill": {
         "members": 1,
         "hidden_bias": 0.1,
-        "epochs": 12,
+        "epochs": 8,
         "updates": 2_500,
         "batch_size": 64,
         "tau": 0.05,
@@ -548,7 +576,7 @@ PONG_FAST = {
         "patience": 1,
         "until": "teacher",
         "optimizer": "adam",
-        "learning_rate": [[1, linear(1e-3, 1e-4, 12)], [0, linear(4e-3, 4e-4, 12)]],
+        "learning_rate": [[1, linear(1e-3, 5e-5, 8)], [0, linear(4e-3, 2e-4, 8)]],
     },
     "pops": {"sizes": "live_units", "min_change": 0, "retries": 1},
 }
@@ -578,6 +606,28 @@ PACMAN_FAST = PONG_FAST | {
     "distill": PONG_FAST["distill"] | {"episodes": 30, "confirm_episodes": 50},
 }
 
+# Any other environment of Gymnasium with a flat observation. Groups `environment` and `model` come from the environment and
+# the teacher; nothing here was chosen for one environment. The objective leaves a standard error only, so that many
+# episodes have to decide.
+ANY = CARTPOLE | {
+    "model": CARTPOLE["model"] | {"widths": [64, 64]},
+    "evaluation": CARTPOLE["evaluation"] | {"objective": None, "lower_bound": None},
+}
+ANY_FAST = {
+    "evaluation": {"choose_episodes": 1000, "report_episodes": 1000},
+    "replay": LUNARLANDER_FAST["replay"],
+    "prune": LUNARLANDER_FAST["prune"] | {"episodes": 300},
+    "distill": LUNARLANDER_FAST["distill"]
+    | {
+        "members": 8,
+        "epochs": 8,
+        "episodes": 50,
+        "confirm_episodes": 1000,
+        "learning_rate": [[0, linear(3e-3, 3e-4, 8)]],
+    },
+    "pops": LUNARLANDER_FAST["pops"],
+}
+
 ENVIRONMENTS = {
     "cartpole": {"paper": CARTPOLE, "fast": CARTPOLE_FAST},
     "lunarlander": {"paper": LUNARLANDER, "fast": LUNARLANDER_FAST},
@@ -598,6 +648,7 @@ def _nearest(name, names):
 
 
 def check_environment(name):
+    """Raises ConfigurationError unless `name` is a key of `ENVIRONMENTS`."""
     if name not in ENVIRONMENTS:
         raise ConfigurationError(f"unknown environment {name!r}{_nearest(name, list(ENVIRONMENTS))}")
 
@@ -625,24 +676,28 @@ def _parse(assignment, config):
     return group, key, value
 
 
-def configuration(environment, profile="fast", assignments=()):
+def configuration(environment, profile="fast", assignments=(), described=None):
     """Returns the checked configuration of an environment: {group: {key: value}}.
 
     Args:
-        environment: a key of `ENVIRONMENTS`.
+        environment: a key of `ENVIRONMENTS`; any name if the environment is described.
         profile: "fast" or "paper".
         assignments: strings `group.key=value` that change single settings, the last one winning.
+        described: {group: {key: value}}, the settings that an environment without settings of its own gives
+            (`environments.describe`).
 
     Raises:
         ConfigurationError: unknown environment, profile or setting, or a value that does not fit.
     """
-    check_environment(environment)
+    if described is None:
+        check_environment(environment)
     if profile not in PROFILES:
         raise ConfigurationError(f"unknown profile {profile!r}{_nearest(profile, list(PROFILES))}")
-    config = copy.deepcopy(ENVIRONMENTS[environment]["paper"])
-    if profile == "fast":
-        for group, changes in ENVIRONMENTS[environment]["fast"].items():
-            config[group].update(copy.deepcopy(changes))
+    profiles = {"paper": ANY, "fast": ANY_FAST} if described else ENVIRONMENTS[environment]
+    config = copy.deepcopy(profiles["paper"])
+    for changes in [profiles["fast"]] * (profile == "fast") + [described or {}]:
+        for group, settings in changes.items():
+            config[group].update(copy.deepcopy(settings))
     algorithm = config["teacher"]["algorithm"]
     for assignment in assignments:
         group, key, value = _parse(assignment, config)
@@ -674,7 +729,17 @@ def validate(config):
             raise ConfigurationError(f"{group}.{key}: {config[group][key]} {what}")
 
     evaluation, replay, prune, teacher = (config[g] for g in ("evaluation", "replay", "prune", "teacher"))
-    require("evaluation", "lower_bound", evaluation["lower_bound"] < evaluation["objective"], "is not below the objective")
+    objective, lower_bound, model = evaluation["objective"], evaluation["lower_bound"], config["model"]
+    if objective is None:
+        require("evaluation", "lower_bound", lower_bound is None, "needs evaluation.objective")
+    elif lower_bound is not None:
+        require("evaluation", "lower_bound", lower_bound < objective, "is not below the objective")
+    if model["bounds"]:
+        require("model", "actions", model["actions"] == len(model["bounds"][0]), "does not fit model.bounds")
+        require("evaluation", "acting", evaluation["acting"] == "greedy", "is for discrete actions")
+        require("prune", "divide_outputs", not prune["divide_outputs"], "is for discrete actions")
+    else:
+        require("model", "actions", model["actions"] > 1, "is less than two discrete actions")
     require("prune", "end", prune["end"] > prune["begin"], "is not after prune.begin")
     if not is_atari(config["environment"]):
         for group, key in (("environment", "actions"), ("environment", "sticky")):

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import gymnasium
 import numpy as np
 
-from configs import RunFailed, is_atari
+from configs import ENVIRONMENTS, ConfigurationError, RunFailed, configuration, is_atari
 
 
 def make_environments(settings, count, autoreset=True):
@@ -26,8 +26,8 @@ def make_environments(settings, count, autoreset=True):
         autoreset: a copy starts over one step after its end. Without it, what follows an end means nothing, and is cheap.
 
     Returns:
-        An object with `reset(seed=...)`, `step(actions)`, `close()` and `single_observation_space`, as
-        `gymnasium.vector.VectorEnv` has them.
+        An object with `reset(seed=...)`, `step(actions)`, `close()`, `single_observation_space` and `single_action_space`,
+        as `gymnasium.vector.VectorEnv` has them.
     """
     is_registered(settings)
     if is_atari(settings):
@@ -55,6 +55,91 @@ def spaces(settings):
         return environments.single_observation_space, environments.single_action_space
     environment = _make_one(settings)
     return environment.observation_space, environment.action_space
+
+
+def describe(name):
+    """The settings of an environment that has none in configs.py, by group and key, as it describes itself.
+
+    Raises:
+        ConfigurationError: Gymnasium does not have it or cannot make it, or PoPS has no agents for its observations or
+            actions.
+    """
+    settings = {"id": name, "max_episode_steps": None}
+    check_registered(settings)
+    if is_atari(settings):
+        games = [key for key, profiles in ENVIRONMENTS.items() if is_atari(profiles["paper"]["environment"])]
+        raise ConfigurationError(f"environment.id: {name} is an Atari game; of those there are {', '.join(games)}")
+    observations, actions = _made(settings)
+    box, discrete = gymnasium.spaces.Box, gymnasium.spaces.Discrete
+    if not isinstance(observations, box) or len(observations.shape) != 1:
+        raise ConfigurationError(
+            f"environment.id: {name} has observations {observations}; they must be a Box with one axis"
+        )
+    bounds = []
+    if isinstance(actions, box) and len(actions.shape) == 1 and actions.is_bounded():
+        bounds = [actions.low.tolist(), actions.high.tolist()]
+    elif not isinstance(actions, discrete) or actions.start != 0:
+        raise ConfigurationError(
+            f"environment.id: {name} has actions {actions}; they must be Discrete from 0, or a bounded Box with one axis"
+        )
+    limit = gymnasium.spec(name).max_episode_steps
+    return {
+        "environment": {"id": name, "max_episode_steps": limit},
+        "model": {
+            "observation_shape": list(observations.shape),
+            "actions": len(bounds[0]) if bounds else int(actions.n),
+            "bounds": bounds,
+        },
+    }
+
+
+def configuration_of(environment, profile="fast", assignments=()):
+    """The configuration of an environment: a key of configs.ENVIRONMENTS, or any name that Gymnasium has.
+
+    Raises:
+        ConfigurationError: see `describe` and `configs.configuration`.
+    """
+    described = None if environment in ENVIRONMENTS else describe(environment)
+    return configuration(environment, profile, assignments, described)
+
+
+def registered_name(name):
+    """Gymnasium's name of an environment whose slash was replaced by a dot, as in networks' names; None if it has none."""
+    return next((known for known in gymnasium.registry if known.replace("/", ".") == name), None)
+
+
+def check_registered(settings):
+    """Raises ConfigurationError unless Gymnasium has the environment."""
+    if not is_registered(settings):
+        raise ConfigurationError(
+            f"environment.id: {settings['id']} is not an environment that Gymnasium has; write it as CartPole-v1"
+        )
+
+
+def check_spaces(config):
+    """Raises ConfigurationError unless the environment exists and has the shapes that the group `model` says."""
+    name, model = config["environment"]["id"], config["model"]
+    check_registered(config["environment"])
+    observations, actions = _made(config["environment"])
+    discrete = isinstance(actions, gymnasium.spaces.Discrete)
+    wanted = gymnasium.spaces.Box if model["bounds"] else gymnasium.spaces.Discrete
+    if not isinstance(observations, gymnasium.spaces.Box) or not isinstance(actions, wanted):
+        raise ConfigurationError(
+            f"environment.id: {name} has observations {observations} and actions {actions}; "
+            f"they must be Box and {wanted.__name__}"
+        )
+    count = int(actions.n) if discrete else actions.shape[0]
+    for key, value in (("observation_shape", list(observations.shape)), ("actions", count)):
+        if model[key] != value:
+            raise ConfigurationError(f"model.{key}: {model[key]} does not fit {name}, which has {value}")
+
+
+def _made(settings):
+    try:
+        return spaces(settings)
+    except (gymnasium.error.Error, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigurationError(f"environment.id: {settings['id']} cannot be made ({reason})") from None
 
 
 def cores():
@@ -189,7 +274,7 @@ class ProcessEnvironments:
     _numbers = itertools.count()
 
     def __init__(self, settings, count, autoreset):
-        self.single_observation_space, _ = spaces(settings)
+        self.single_observation_space, self.single_action_space = spaces(settings)
         self.results = _results(count, self.single_observation_space)
         self.workers = _workers(json.dumps(settings), max(1, min(cores(), count // self.COPIES)))
         bounds = [count * part // len(self.workers) for part in range(len(self.workers) + 1)]
@@ -203,8 +288,9 @@ class ProcessEnvironments:
         try:
             for worker, share in zip(self.workers, self.shares, strict=True):
                 first = seed if seed < 0 else seed + share.start
-                header = [self.number, share.stop - share.start, self.autoreset, first]
-                worker.send(np.concatenate([header, actions[share]], dtype=np.int64))
+                numbers = actions[share].reshape(-1)
+                header = [self.number, share.stop - share.start, self.autoreset, first, len(numbers)]
+                worker.send(np.concatenate([header, numbers], dtype=np.int64))
             for worker, share in zip(self.workers, self.shares, strict=True):
                 worker.receive(self.results[share])
         except BaseException:
@@ -217,6 +303,8 @@ class ProcessEnvironments:
         return self._exchange(seed, np.zeros(0, np.int64))[0], {}
 
     def step(self, actions):
+        if actions.ndim > 1:  # numbers travel as the integers that have their bits
+            actions = actions.astype(np.float64).view(np.int64)
         return *self._exchange(-1, actions), {}
 
 
@@ -228,14 +316,16 @@ def _add_to_all(lists, item):
 class _Copies:
     """Groups of copies that one process makes, resets and steps."""
 
-    HEADER = 4  # number of the group, number of copies (0: the group is not used any more), autoreset, seed (-1: a step)
+    # Number of the group, number of copies (0: the group is not used any more), autoreset, seed (-1: a step), and how many
+    # numbers follow, which are the actions.
+    HEADER = 5
 
     def __init__(self, settings):
         self.settings, self.groups = settings, {}
 
     def answer(self, header, actions):
         """Results of the group after a reset, or after a step with these actions; None for a group dropped."""
-        number, count, autoreset, seed = header
+        number, count, autoreset, seed, _ = header
         if count == 0:
             self.groups.pop(number, None)
             return None
@@ -243,6 +333,8 @@ class _Copies:
             copies = [_make_one(self.settings) for _ in range(count)]
             self.groups[number] = copies, _results(count, copies[0].observation_space)
         copies, results = self.groups[number]
+        if seed < 0 and isinstance(space := copies[0].action_space, gymnasium.spaces.Box):
+            actions = np.array(actions, np.int64).view(np.float64).reshape(count, *space.shape).astype(space.dtype)
         ended = (results["terminated"] | results["truncated"]).tolist()
         if seed >= 0:
             results[:] = 0
@@ -266,7 +358,7 @@ class _Here:
 
     def send(self, message):
         while self.unused:
-            self.copies.answer((self.unused.pop(), 0, 0, 0), ())
+            self.copies.answer((self.unused.pop(), 0, 0, 0, 0), ())
         self.message = message.tolist()
 
     def receive(self, results):
@@ -292,7 +384,7 @@ class _Worker:
     def send(self, message):
         try:
             while self.unused:
-                self.process.stdin.write(np.array([self.unused.pop(), 0, 0, 0]).tobytes())
+                self.process.stdin.write(np.array([self.unused.pop(), 0, 0, 0, 0]).tobytes())
             self.process.stdin.write(message.tobytes())
             self.process.stdin.flush()
         except BrokenPipeError:
@@ -334,8 +426,7 @@ def work(settings, requests, replies):
     size = 8 * _Copies.HEADER
     while len(header := requests.read(size)) == size:
         header = np.frombuffer(header, np.int64).tolist()
-        _, count, _, seed = header
-        actions = np.frombuffer(requests.read(8 * count), np.int64).tolist() if seed < 0 else ()
+        actions = np.frombuffer(requests.read(8 * header[-1]), np.int64).tolist()
         results = copies.answer(header, actions)
         if results is not None:
             replies.write(results.tobytes())

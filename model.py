@@ -236,7 +236,7 @@ class DQNAgent:
         network: the Keras network. Input [batch, *observation_shape], output [batch, actions], before any softmax.
     """
 
-    environment = None  # the environment's key in configs.ENVIRONMENTS
+    environment = None  # the environment's key in configs.ENVIRONMENTS, or Gymnasium's name of it
     xla = True  # whether XLA compiles its updates
     role = "teacher"  # the network's name is environment_role
     kind = None  # in words, which networks `load` takes
@@ -310,8 +310,12 @@ class DQNAgent:
         Raises:
             ConfigurationError: the file is not readable, or its network not one of this agent's kind.
         """
-        network = read_network(path)
-        environment, _, role = network.name.partition("_")
+        return cls.from_network(read_network(path), settings, path)
+
+    @classmethod
+    def from_network(cls, network, settings, path="the teacher"):
+        """The same from a Keras network. `path` is what an error's message calls it."""
+        environment, _, role = network.name.rpartition("_")
         if environment in ENVIRONMENTS and role == "critic":
             raise ConfigurationError(
                 f"{path}: is a critic, {network.name}, which chooses no actions; give the actor's file"
@@ -324,7 +328,7 @@ class DQNAgent:
         if not cls.takes(layers) or last not in ("linear", "relu"):
             raise ConfigurationError(f"{path}: not {cls.kind}, as {cls.__name__} is")
         trained = [layer for layer in layers if layer.get_weights()]
-        agent = cls(settings | {"output_activation": last}, [layer.kernel.shape[-1] for layer in trained[:-1]])
+        agent = cls(settings | cls.settings_from(layers), [layer.kernel.shape[-1] for layer in trained[:-1]])
         inputs = np.random.default_rng(0).normal(size=(100, *settings["observation_shape"]))
         inputs = (inputs * 100).astype(np.uint8) if cls.observation_type == "uint8" else inputs.astype(np.float32)
         try:
@@ -341,22 +345,31 @@ class DQNAgent:
         """Whether these could be the layers of such a network."""
         raise NotImplementedError
 
+    @classmethod
+    def settings_from(cls, layers):
+        """The `model` settings that differ from one such network to the next."""
+        return {"output_activation": layers[-1].activation.__name__}
+
 
 class DenseAgent(DQNAgent):
-    """An MLP with ReLU between its layers."""
+    """An MLP with ReLU (or tanh, which other libraries' teachers have) between its layers."""
 
-    kind = "a stack of dense layers with ReLU"
+    kind = "a stack of dense layers with ReLU or with tanh"
 
     @classmethod
     def takes(cls, layers):
         return (
             len(layers) > 1
             and all(type(layer) is keras.layers.Dense and layer.use_bias for layer in layers)
-            and {layer.activation.__name__ for layer in layers[:-1]} == {"relu"}
+            and {layer.activation.__name__ for layer in layers[:-1]} in ({"relu"}, {"tanh"})
         )
 
+    @classmethod
+    def settings_from(cls, layers):
+        return super().settings_from(layers) | {"hidden_activation": layers[0].activation.__name__}
+
     def layers(self, make):
-        hidden = [make.dense(width, activation="relu") for width in self.widths]
+        hidden = [make.dense(width, activation=self.settings["hidden_activation"]) for width in self.widths]
         return [*hidden, make.dense(self.settings["actions"], activation=self.settings["output_activation"])]
 
 
@@ -502,9 +515,24 @@ class Student:
         Returns:
             float32 [members].
         """
+        if self.settings["bounds"]:
+            return self.continuous_loss(teacher_outputs, outputs, tau)
         teacher = tf.nn.softmax(teacher_outputs / tau) + 1e-5
         student = tf.nn.softmax(outputs) + 1e-5
         return tf.reduce_sum(teacher * (tf.math.log(teacher) - tf.math.log(student)), axis=[-2, -1])
+
+    def continuous_loss(self, teacher_outputs, outputs, tau):
+        """The same for continuous actions: the sum over the batch of KL(N(y_T, σ²) ‖ N(y_S, σ²)) = |y_T − y_S|² / 2σ².
+
+        σ is τ times half of what an action's numbers can span. Where the teacher is beyond a bound, being there too is
+        enough.
+        """
+        low, high = (tf.constant(bound, tf.float32) for bound in self.settings["bounds"])
+        teacher = tf.clip_by_value(teacher_outputs, low, high)
+        least = tf.where(teacher_outputs <= low, tf.minimum(outputs, low), teacher)
+        most = tf.where(teacher_outputs >= high, tf.maximum(outputs, high), teacher)
+        error = outputs - tf.clip_by_value(outputs, least, most)
+        return tf.reduce_sum((error / (tau * (high - low) / 2)) ** 2 / 2, axis=[-2, -1])
 
     def plain(self, weights, masks, member=0, role="student"):
         """One member as a plain Keras network, its masks multiplied in."""
@@ -544,6 +572,18 @@ class Agents(NamedTuple):
     teacher: type
     student: type
     critic: type | None = None
+
+
+class DenseStudent(Student, DenseAgent):
+    """The student of an environment that has none of its own."""
+
+
+def agents_of(environment):
+    """The classes of an environment's networks. Where it has none of its own, they are dense."""
+    if environment in AGENTS:
+        return AGENTS[environment]
+    name = {"environment": environment.replace("/", ".")}  # Keras takes no slash in a name
+    return Agents(type("Dense", (DenseAgent,), name), type("DenseStudent", (DenseStudent,), name))
 
 
 AGENTS = {

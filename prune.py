@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from configs import RunFailed, learning_rate
-from model import AGENTS, count_weights, kernels
+from model import agents_of, count_weights, kernels
 from train import (
     Distilled,
     StateMemory,
@@ -212,6 +212,8 @@ def iterative_pruning_policy_distillation(student, state, task, step):
             within = position_within(done, generator, task, replay)
             return state, vars(recovery), best, fewest, means, iteration, number, within
 
+        updates = (iteration - 1) * settings["updates"] + number * settings["evaluate_every"] + done[0]
+        task.run.progress(f"step {step}: pruning", updates, settings["iterations"] * settings["updates"])
         task.run.checkpoint(content, "prune", step)
 
     for iteration in range(first, settings["iterations"] + 1):
@@ -390,7 +392,7 @@ def pops(teacher, config, seeds, run):
     def seconds_since(start):
         return round(run.seconds() - start, 1)
 
-    student_class = AGENTS[teacher.environment].student
+    student_class = agents_of(teacher.environment).student
     original_sizes = teacher.layer_sizes()
     teacher_rewards = choosing_rewards(teacher.network, config, seeds, run, "teacher")
     task = Task(config, seeds, teacher.network, teacher_rewards, sum(original_sizes), None, run)
@@ -442,7 +444,8 @@ def pops(teacher, config, seeds, run):
             student.layer_sizes,
             live_units if config["pops"]["sizes"] == "live_units" else None,
         )
-        settings = settings | {"output_activation": "linear"}  # a fresh student needs no ReLU there
+        # A fresh student needs no ReLU there, and learns better with ReLU than with tanh.
+        settings = settings | {"output_activation": "linear", "hidden_activation": "relu"}
         distilled, entry["attempts"] = shrink(student_class, settings, smaller, widths, student.layer_sizes, task, step)
         summary["steps"].append(entry)
         if not distilled.met:

@@ -234,6 +234,8 @@ def fit_supervised(student, task, step, attempt=1):
         def content():
             return state, best, best_score, in_a_row, epoch, position_within(done, generator, task, replay)
 
+        updates = (epoch - 1) * settings["updates"] + done[0]
+        task.run.progress(f"step {step}: distilling", updates, settings["epochs"] * settings["updates"])
         task.run.checkpoint(content, "distill", step, attempt)
 
     for epoch in range(first, settings["epochs"] + 1):
@@ -628,6 +630,7 @@ def train_dqn(agent, config, seeds, run):
             run.metrics(phase="teacher", step=steps, update=updates, learning_rate=rate, loss=loss, rewards=rewards)
             if rewards.mean() > settings["stop_above"]:
                 break
+        run.progress("training the teacher", steps, settings["steps"])
         run.checkpoint(content, "teacher")
     environments.close()
 
@@ -795,6 +798,7 @@ def train_actor_critic(actor, critic, config, seeds, run):
             )
             if scores.mean() > settings["stop_above"]:
                 break
+        run.progress("training the teacher", steps, settings["steps"])
         run.checkpoint(content, "teacher")
 
 

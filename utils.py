@@ -22,11 +22,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 from rich.table import Table
 
 from configs import ConfigurationError
-from environments import is_registered, make_environments, spaces
-from files import Checkpoints, Damaged, checksum, lock, replacing, unfinished, write_json
+from environments import make_environments
+from files import Checkpoints, Damaged, lock, replacing, unfinished, write_json
 from model import kernels, read_network, save_network
 
 ROOT = Path(__file__).resolve().parent
@@ -61,35 +62,26 @@ class Seeds:
 # Playing and evaluation
 
 
-def check_spaces(config):
-    """Raises ConfigurationError unless the environment exists and has the shapes that the group `model` says."""
-    name, model = config["environment"]["id"], config["model"]
-    if not is_registered(config["environment"]):
-        raise ConfigurationError(
-            f"environment.id: {name} is not an environment that Gymnasium has; write it as CartPole-v1"
-        )
-    try:
-        observations, actions = spaces(config["environment"])
-    except (gymnasium.error.Error, ImportError) as error:
-        raise ConfigurationError(f"environment.id: {name} cannot be made ({' '.join(str(error).split())})") from None
-    if not isinstance(observations, gymnasium.spaces.Box) or not isinstance(actions, gymnasium.spaces.Discrete):
-        raise ConfigurationError(
-            f"environment.id: {name} has observations {observations} and actions {actions}; they must be Box and Discrete"
-        )
-    for key, value in (("observation_shape", list(observations.shape)), ("actions", int(actions.n))):
-        if model[key] != value:
-            raise ConfigurationError(f"model.{key}: {model[key]} does not fit {name}, which has {value}")
-
-
-def select_actions(outputs, acting, seed, epsilon=None):
+def select_actions(outputs, acting, seed, epsilon=None, bounds=()):
     """Actions, int64 [...], from a policy's outputs, float32 [..., actions]. Runs inside compiled functions.
 
     Args:
         acting: "greedy" (the largest output) or "sample" (from the softmax of the outputs).
         seed: two integers for the random numbers.
         epsilon: share of actions drawn uniformly instead; None for none.
+        bounds: least and greatest values, each [actions], of continuous actions, which are float32 [..., actions]: the
+            outputs, kept within these.
     """
     uniform = tf.random.stateless_uniform
+    if len(bounds):
+        low, high = (tf.constant(bound, tf.float32) for bound in bounds)
+        actions = tf.clip_by_value(outputs, low, high)
+        if epsilon is not None:
+            others = low + (high - low) * uniform(tf.shape(actions), seed + tf.constant([1, 0]))
+            actions = tf.where(
+                uniform(tf.shape(actions)[:-1], seed + tf.constant([2, 0]))[..., None] < epsilon, others, actions
+            )
+        return actions
     if acting == "sample":  # the Gumbel-max trick
         outputs -= tf.math.log(-tf.math.log(uniform(tf.shape(outputs), seed, minval=1e-9)))
     actions = tf.argmax(outputs, axis=-1)
@@ -135,19 +127,22 @@ class Player:
 
     Attributes:
         observations: the present ones, [members * copies, *observation_shape].
-        played: after `evaluate`, numbers that tell episodes apart whose actions differ, uint64 [members * copies].
+        played: after `evaluate`, numbers that tell episodes apart whose discrete actions differ, uint64 [members * copies].
     """
 
     def __init__(self, policy, settings, copies, acting, epsilon=None, members=1, autoreset=False):
         self.shape = (members, copies)
         self.environments = make_environments(settings, members * copies, autoreset)
-        space = self.environments.single_observation_space
+        space, actions = self.environments.single_observation_space, self.environments.single_action_space
+        continuous = isinstance(actions, gymnasium.spaces.Box)
+        bounds = (actions.low, actions.high) if continuous else ()
+        self.action_shape = actions.shape
 
         def loop(observations, seed, *arguments):
             def step(index, observations, _):
                 grouped = tf.reshape(observations, [*self.shape, *space.shape])
                 outputs = policy(*arguments, grouped)
-                actions = select_actions(outputs, acting, tf.stack([seed, index]), epsilon)
+                actions = select_actions(outputs, acting, tf.stack([seed, index]), epsilon, bounds)
                 observations, going = tf.numpy_function(self._step, [outputs, actions], [space.dtype, tf.bool])
                 observations.set_shape([members * copies, *space.shape])
                 going.set_shape([])
@@ -158,7 +153,7 @@ class Player:
         self._loop = tf.function(loop, autograph=False)
 
     def _step(self, outputs, actions):
-        before, actions = self.observations, actions.reshape(-1)
+        before, actions = self.observations, actions.reshape(-1, *self.action_shape)
         try:
             self.observations, *results, _ = self.environments.step(actions)
             going = self._on_step(Step(before, outputs.reshape(len(before), -1), actions, *results))
@@ -219,9 +214,10 @@ class Player:
             if visited:
                 visited(step.observations[playing])
             np.add(sums, step.rewards, out=sums, where=playing)
-            # A number for all actions of an episode, by a linear congruential generator.
-            number = self.played * np.uint64(6364136223846793005) + (step.actions + 1).astype(np.uint64)
-            np.copyto(self.played, number, where=playing)
+            if not self.action_shape:
+                # A number for all actions of an episode, by a linear congruential generator.
+                number = self.played * np.uint64(6364136223846793005) + (step.actions + 1).astype(np.uint64)
+                np.copyto(self.played, number, where=playing)
             np.logical_and(playing, ~step.ended, out=playing)
             return playing.any()
 
@@ -413,7 +409,7 @@ class FrameTransitions(ReplayMemory):
 # Run folder and files
 
 
-def _portable(path):
+def portable(path):
     """A path as text: from the project's folder if it lies in there, else absolute."""
     path = Path(path).resolve()
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
@@ -438,7 +434,8 @@ class Run:
         folder: is made where there is none. It must not hold another run, and no other process may use it.
         command, environment, profile, seed, config: what runs.
         resume: the folder may hold this same run; it goes on from its last checkpoint, if there is one.
-        files: the files that it reads, by what they are.
+        teacher: where the teacher that it starts from came from, and its checksum, if there are such.
+        tensorboard: write the metrics for TensorBoard as well.
 
     Attributes:
         finished: the folder holds this run, and it is complete.
@@ -453,32 +450,31 @@ class Run:
         *("learning_rate", "loss", "episodes", "reward_mean", "reward_stderr"),
     )
 
-    def __init__(self, folder, command, environment, profile, seed, config, resume=False, **files):
+    def __init__(self, folder, command, environment, profile, seed, config, resume=False, teacher=None, tensorboard=False):
         self.folder = make_folder(folder)
-        self.status = None
+        self.bar = self.events = None
         self.every = self.wait = config["checkpoint"]["seconds"]
         self.description = {
             "command": command,
             "environment": environment,
             "profile": profile,
             "seed": seed,
-            **{name: _portable(path) for name, path in files.items()},
-            **{f"{name}_sha256": checksum(path) for name, path in files.items()},
+            **(dict(zip(("teacher", "teacher_sha256"), teacher, strict=True)) if teacher else {}),
             "settings": config,
         }
         # Where a file lies does not matter, if it is the same one.
-        self.identity = {key: value for key, value in self.description.items() if key not in files}
+        self.identity = {key: value for key, value in self.description.items() if key != "teacher"}
         self.checkpoints = Checkpoints(self.folder / "checkpoint", json.dumps(self.identity, sort_keys=True))
         self.unlock = weakref.finalize(self, os.close, lock(self.folder))
         try:
-            self._open(resume)
+            self._open(resume, tensorboard)
         except BaseException as error:
             self.unlock()
             if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise ConfigurationError(f"{folder}: cannot be written ({error.strerror}); give another --out") from None
             raise
 
-    def _open(self, resume):
+    def _open(self, resume, tensorboard):
         stored, saved = self.folder / "config.json", None
         if stored.exists():
             if not resume:
@@ -505,6 +501,8 @@ class Run:
         if not self.finished:
             with replacing(self.folder / "metrics.csv") as temporary, open(temporary, "w", newline="") as file:
                 csv.writer(file).writerows(self.rows)
+            if tensorboard:
+                self.events = Events(self.folder / "tensorboard", self.rows[1:])
 
     def _check_same(self, stored):
         try:
@@ -545,9 +543,19 @@ class Run:
 
     @contextlib.contextmanager
     def watching(self):
-        """While the block runs, a terminal shows the latest evaluation."""
-        with console.status("starting") as self.status:
+        """While the block runs, a terminal shows how far the present phase is, its latest evaluation, and the time left."""
+        columns = ("{task.description}", BarColumn(), TaskProgressColumn(), "{task.fields[latest]}", TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+            self.bar, self.shown = bar, bar.add_task("starting", total=None, latest="")
             yield
+        self.bar = None
+
+    def progress(self, phase, done, total):
+        """Tells who watches that a phase, in words, is `done` of `total`; the phase ends at that or before."""
+        if self.bar and not self.bar.disable:
+            if phase != self.bar.tasks[0].description:
+                self.bar.reset(self.shown, description=phase, latest="")
+            self.bar.update(self.shown, completed=done, total=total)
 
     def seconds(self):
         """Seconds that the run has taken, without those that a kill undid."""
@@ -621,12 +629,11 @@ class Run:
         self.rows.append([row.get(name, "") for name in self.COLUMNS])
         with open(self.folder / "metrics.csv", "a", newline="") as file:
             csv.writer(file).writerow(self.rows[-1])
-        if self.status:
-            size = f"{row['nonzero']:,} of {row['weights']:,} weights, " if "nonzero" in row else ""
-            self.status.update(
-                f"{row['phase']}, step {row['step']:,}, update {row['update']:,}: "
-                f"{size}reward {row['reward_mean']:.1f} ± {row['reward_stderr']:.1f}"
-            )
+        if self.events:
+            self.events.add(self.rows[-1])
+        if self.bar:
+            size = f"{row['nonzero']:,} weights ({100 * row['sparsity']:.1f} % pruned), " if "nonzero" in row else ""
+            self.bar.update(self.shown, latest=f"{size}reward {row['reward_mean']:.1f} ± {row['reward_stderr']:.1f}")
 
     def save_model(self, name, network):
         """Writes a plain Keras network as `name`."""
@@ -634,6 +641,41 @@ class Run:
 
     def save_summary(self, summary):
         write_json(self.folder / "summary.json", summary)
+
+
+class Events:
+    """A run's metrics as TensorBoard reads them.
+
+    Args:
+        folder: for the files; what is there is replaced.
+        rows: those of metrics.csv so far.
+    """
+
+    SCALARS = ("reward_mean", "reward_stderr", "sparsity", "nonzero", "loss", "learning_rate")
+
+    def __init__(self, folder, rows):
+        shutil.rmtree(folder, ignore_errors=True)
+        self.writer = tf.summary.create_file_writer(str(folder))
+        for row in rows:
+            self.add(row)
+
+    def add(self, row):
+        """Adds a row of metrics.csv."""
+        values = dict(zip(Run.COLUMNS, row, strict=True))
+        teacher = values["phase"] == "teacher"  # its steps are the environment's, the others those of PoPS
+        name = "teacher" if teacher else f"step {values['step']}, {values['phase']}"
+        with self.writer.as_default(step=int(values["step" if teacher else "update"])):
+            for scalar in self.SCALARS:
+                if values[scalar] != "":
+                    tf.summary.scalar(f"{name}/{scalar}", values[scalar])
+        self.writer.flush()
+
+    def add_images(self, paths):
+        """Adds PNG files."""
+        with self.writer.as_default(step=0):
+            for path in paths:
+                tf.summary.image(path.stem, tf.io.decode_png(path.read_bytes(), channels=3)[None])
+        self.writer.flush()
 
 
 def _key(purpose):
@@ -685,25 +727,33 @@ def rewards_text(report):
     return f"{text} ({report['distinct']} different)" if "distinct" in report else text
 
 
-def results_table(summary):
-    """The summary as a table for the terminal: teacher, then what each PoPS step pruned and shrunk."""
+def result_rows(summary):
+    """The summary as a table, rows of text: headings, teacher, then what each PoPS step pruned and shrunk."""
     also = [name for name in ALSO if name in summary["teacher"]]
-    table = Table("policy", "hidden units", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    headings = ["weights", "percent", "reward ± s.e.", "lowest", *(f"{name} ± s.e." for name in also), "seconds"]
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
+    headings = ["policy", "hidden units", "weights", "percent", "reward ± s.e.", "lowest"]
+    rows = [[*headings, *(f"{name} ± s.e." for name in also), "seconds"]]
 
     def add(name, report, widths, seconds=""):
-        weights, shape = f"{report['nonzero']:,}", "-".join(map(str, widths))
         others = [rewards_text(report[name]) if name in report else "" for name in also]
-        reward = rewards_text(report), f"{report['reward_min']:.0f}"
-        table.add_row(name, shape, weights, shares(report), *reward, *others, seconds)
+        size = "-".join(map(str, widths)), f"{report['nonzero']:,}", shares(report)
+        rows.append([name, *size, rewards_text(report), f"{report['reward_min']:.0f}", *others, seconds])
 
     add("teacher", summary["teacher"], summary["teacher"]["widths"])
     for entry in summary["steps"]:
         add(f"pruned {entry['step']}", entry["pruned"], entry["from_widths"])
         if "shrunk" in entry:
             add(f"shrunk {entry['step']}", entry["shrunk"], entry["shrunk"]["widths"], f"{entry['seconds']:.0f}")
+    return rows
+
+
+def results_table(summary):
+    """The same for the terminal."""
+    headings, *rows = result_rows(summary)
+    table = Table(*headings[:2], box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in headings[2:]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
@@ -899,4 +949,35 @@ def draw_weights(before, after, path):
     axes.set_title(f"{Path(before).name} and {Path(after).name}")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
+    return _save(figure, path)
+
+
+def draw_rewards(rows, config, path):
+    """Reward of every evaluation of a run against time, and below it the loss.
+
+    Args:
+        rows: metrics.csv as dictionaries of text.
+        config: what config.json holds.
+    """
+    figure = Figure((7.0, 5.4), dpi=150, layout="constrained")
+    upper, lower = figure.subplots(2, sharex=True, height_ratios=(2, 1))
+    for phase, color in (("teacher", "tab:gray"), ("prune", "tab:orange"), ("distill", "tab:blue")):
+        chosen = [row for row in rows if row["phase"] == phase]
+        if chosen:
+            columns = ("seconds", "reward_mean", "reward_stderr", "loss")
+            seconds, mean, error, loss = (np.array([float(row[name] or "nan") for row in chosen]) for name in columns)
+            label = {"teacher": "teacher", "prune": "pruning", "distill": "distilling a smaller student"}[phase]
+            upper.errorbar(seconds / 60, mean, error, fmt=".", color=color, capsize=2, linewidth=1, label=label)
+            lower.plot(seconds / 60, loss, ".", color=color)
+    objective = config["settings"]["evaluation"]["objective"]
+    if config["command"] == "pops.py":
+        upper.axhline(objective, color="tab:green", linestyle="--", linewidth=1, label=f"objective, {objective:g}")
+    upper.set_ylabel("reward (mean ± standard error)")
+    upper.legend(fontsize="small")
+    upper.set_title(f"{config['environment']}: evaluations while the run went on")
+    lower.set_ylabel("loss")
+    lower.set_yscale("log")
+    lower.set_xlabel("minutes")
+    for axes in (upper, lower):
+        axes.grid(alpha=0.3)
     return _save(figure, path)

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import importlib.util
 import os
 import shlex
 import signal
@@ -27,9 +28,9 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
-    def add_run_arguments(self, out):
-        """The arguments of a command that makes a run folder."""
-        self.add_argument("environment", metavar="ENV", help=" or ".join(ENVIRONMENTS))
+    def add_run_arguments(self, out, optional=False):
+        """The arguments of a command that makes a run folder. `optional`: the environment can be left out."""
+        self.add_argument("environment", metavar="ENV", nargs="?" if optional else None, help=" or ".join(ENVIRONMENTS))
         self.add_argument("--seed", type=SEED, default=0, metavar="N", help="every random number follows from it (0)")
         self.add_argument("--out", type=Path, metavar="DIR", help=f"new folder for the run ({out})")
         self.add_argument("--profile", default="fast", metavar="|".join(PROFILES), help="settings to start from (fast)")
@@ -39,11 +40,14 @@ class Parser(argparse.ArgumentParser):
             action="store_true",
             help="go on with the run in that folder from its last checkpoint, if it has one",
         )
+        self.add_argument("--tensorboard", action="store_true", help="write DIR/tensorboard for TensorBoard as well")
 
     def add_policy_arguments(self):
         """The arguments of a command that plays with a saved policy; see `read_policy`."""
         self.add_argument("model", type=Path, metavar="MODEL", help="Keras file written by train_teacher.py or pops.py")
-        self.add_argument("--env", metavar="ENV", help="its environment, where the file's model name does not tell")
+        self.add_argument(
+            "--env", metavar="ENV", help="its environment, or Gymnasium's name, where the file's model name does not tell"
+        )
         self.add_argument("--seed", type=SEED, default=0, metavar="N", help="of the episodes (0)")
         self.add_set_argument(
             "change one setting of configs.py, for example environment.sticky=0.25; may be given more than once"
@@ -86,6 +90,12 @@ def quiet():
             os.close(kept)
 
 
+def check_tensorboard(arguments):
+    """Raises ConfigurationError if TensorBoard is asked for and missing."""
+    if arguments.tensorboard and not importlib.util.find_spec("tensorboard"):
+        raise ConfigurationError("--tensorboard: missing; install with: pip install -r requirements-tensorboard.txt")
+
+
 def import_tensorflow():
     """Imports TensorFlow without what it prints about graphics processors that it does not find, and about retracing."""
     with quiet():
@@ -102,16 +112,17 @@ def read_policy(arguments):
     Raises:
         ConfigurationError: a setting or the file is wrong, or the two do not fit.
     """
-    if arguments.env is not None:
+    if arguments.env in ENVIRONMENTS:
         configuration(arguments.env, assignments=arguments.set)  # before TensorFlow, whose import takes seconds
     import_tensorflow()
+    from environments import configuration_of, registered_name
     from model import check_shapes, read_network
 
     network = read_network(arguments.model)
-    environment = arguments.env or network.name.partition("_")[0]
-    if environment not in ENVIRONMENTS:
+    environment = arguments.env or network.name.rpartition("_")[0]
+    if arguments.env is None and environment not in ENVIRONMENTS and not (environment := registered_name(environment)):
         raise ConfigurationError(f"{arguments.model}: does not name its environment; give it with --env")
-    config = configuration(environment, assignments=arguments.set)
+    config = configuration_of(environment, assignments=arguments.set)
     check_shapes(network, arguments.model, config["model"])
     return network, environment, config
 

@@ -29,14 +29,13 @@ def main():
             config = varied(config, "greedy")
         elif arguments.acting:
             config["evaluation"]["acting"] = arguments.acting
-        original = AGENTS[environment].teacher(config["model"])
         rewards = report_rewards(network, config, Seeds(arguments.seed), arguments.episodes, "evaluate")
         weights, nonzero = count_weights(network)
         result = {
             **rewards,
             "weights": weights,
             "nonzero": nonzero,
-            "percent": 100 * weights / sum(original.layer_sizes()),
+            **({"percent": 100 * weights / original_weights(environment, config)} if environment in AGENTS else {}),
             "policy": {"greedy": "greedy", "sample": "sampled"}[config["evaluation"]["acting"]],
         }
         if arguments.json:
@@ -46,10 +45,18 @@ def main():
             log(
                 f"{environment}, {result['policy']}: reward {result['reward_mean']:.2f} ± {result['reward_stderr']:.2f} "
                 f"over {result['episodes']} episodes{different} (lowest {result['reward_min']:g}); "
-                f"{weights:,} weights, {nonzero:,} nonzero, {result['percent']:.3g} % of the original"
+                f"{weights:,} weights, {nonzero:,} nonzero"
+                + (f", {result['percent']:.3g} % of the original" if "percent" in result else "")
             )
 
     common.run_command(command)
+
+
+def original_weights(environment, config):
+    """Weights of the network that the paper starts from."""
+    from model import AGENTS
+
+    return sum(AGENTS[environment].teacher(config["model"]).layer_sizes())
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def main():
         check_arguments(arguments)
         network, environment, config = common.read_policy(arguments)
         from files import replacing
-        from model import AGENTS, count_weights
+        from model import agents_of, count_weights
         from utils import Seeds, log, make_folder
 
         make_folder(arguments.out.parent)
@@ -74,12 +74,14 @@ def main():
                 write_onnx(network, path)
                 run = onnx_runtime(path)
             else:
-                stacked = AGENTS[environment].teacher.load(arguments.model, config["model"]).network
-                path.write_text(c_header(stacked, network.name, arguments.out.stem, arguments.int8))
+                stacked = agents_of(environment).teacher.load(arguments.model, config["model"]).network
+                bounds = config["model"]["bounds"]
+                path.write_text(c_header(stacked, network.name, arguments.out.stem, arguments.int8, bounds))
                 compiler = c_compiler()
-                run = CompiledPolicy(path, observations, outputs, compiler) if compiler else None
+                run = CompiledPolicy(path, observations, outputs, compiler, bounds) if compiler else None
             if run:
-                check_actions(run, observations, outputs, exact=not arguments.int8)
+                check = check_numbers if config["model"]["bounds"] else check_actions
+                check(run, observations, outputs, exact=not arguments.int8)
                 check_reward(run, network, config, seeds, episodes)
                 if arguments.format == "c":
                     log(f"time: {run.nanoseconds(observations):,.1f} ns an action ({' '.join([*compiler, *FLAGS])})")
@@ -163,11 +165,26 @@ def check_actions(run, observations, expected, exact):
         raise RunFailed(f"{different:,} of {len(same):,} actions are not the Keras model's")
 
 
+def check_numbers(run, observations, expected, exact):
+    """The same as `check_actions` for continuous actions, which must be the same but for rounding."""
+    from utils import log
+
+    outputs = np.concatenate([run(observations[first : first + ROWS])[0] for first in range(0, len(observations), ROWS)])
+    error, largest = np.abs(outputs - expected).max(), np.abs(expected).max()
+    log(
+        f"actions: of {len(outputs):,}, none differs from the Keras model's by more than {error:.2g}, "
+        f"of up to {largest:.3g}"
+    )
+    if exact and error > 1e-4 * largest:
+        raise RunFailed(f"the actions differ from the Keras model's by up to {error:.2g}")
+
+
 def check_reward(run, network, config, seeds, episodes):
     """Lets the exported policy and the Keras model play the same fresh episodes, and prints their rewards.
 
     Raises:
-        RunFailed: the exported policy does not reach the objective.
+        RunFailed: the exported policy does not reach the objective, or where the environment has none, the Keras model's
+            reward less one standard error.
     """
     import tensorflow as tf
 
@@ -180,6 +197,8 @@ def check_reward(run, network, config, seeds, episodes):
 
     ours, theirs = (report_rewards(policy, config, seeds, episodes, "export") for policy in (exported, network))
     objective, acting = (config["evaluation"][key] for key in ("objective", "acting"))
+    if objective is None:
+        objective = float(np.nextafter(theirs["reward_mean"] - theirs["reward_stderr"], -np.inf))
     log(
         f"reward over {episodes} episodes (acting: {acting}): {rewards_text(ours)}, "
         f"the Keras model's {rewards_text(theirs)}; objective {objective:g}"
@@ -316,6 +335,10 @@ def c_layers(network):
         kernel, bias = layer.get_weights()
         if not np.isfinite(kernel).all() or not np.isfinite(bias).all():
             raise ConfigurationError(f"{network.name}: layer {layer.name} has weights that are no finite numbers")
+        if layer.activation.__name__ == "tanh":
+            raise ConfigurationError(
+                f"{network.name}: has tanh, which needs a C library; students that were shrunk have ReLU"
+            )
         places, inputs, element = {}, {"i": kernel.shape[0]}, "in[i]"
         if isinstance(layer, keras.layers.Conv2D):
             _, height, width, _ = layer.input.shape
@@ -338,7 +361,7 @@ def quantised(kernel):
     return np.round(kernel / scale).astype(np.int8), scale
 
 
-def c_header(network, title, name, int8=False):
+def c_header(network, title, name, int8=False, bounds=()):
     """A policy as the text of a C99 header.
 
     Args:
@@ -346,6 +369,7 @@ def c_header(network, title, name, int8=False):
         title: what its comment begins with.
         name: what the include guard is named after.
         int8: write kernels as int8 with a scale for each output; biases, activations and sums stay float.
+        bounds: least and greatest values of continuous actions; () for discrete ones.
     """
     layers = c_layers(network)
     *_, last = layers
@@ -365,7 +389,8 @@ def c_header(network, title, name, int8=False):
         " *",
         f" * observation: {kind} [{']['.join(map(str, shape))}] as the environment gives it"
         f"{', the oldest frame first' if frames else ''}.",
-        f" * outputs: float [{last.units}], one for each action, before any softmax.",
+        f" * outputs: float [{last.units}], "
+        + ("the action, before its bounds." if bounds else "one for each action, before any softmax."),
         f" * Layers: {'x'.join(map(str, shape))} -> {widths}.",
         f" * About {constants:,} bytes of constants and {stack:,} of stack. No libraries, no allocation.",
         *(
@@ -377,7 +402,9 @@ def c_header(network, title, name, int8=False):
             else []
         ),
         " *",
-        " *     int action = policy_act(observation);  (the largest output, the first of equals)",
+        " *     policy_act(observation, action);  (the outputs within their bounds)"
+        if bounds
+        else " *     int action = policy_act(observation);  (the largest output, the first of equals)",
         " */",
         f"#ifndef {guard}",
         f"#define {guard}",
@@ -394,6 +421,16 @@ def c_header(network, title, name, int8=False):
         *(f"    policy_layer_{n}({i}, {o});" for n, (i, o) in enumerate(itertools.pairwise(ends), 1)),
         "}",
         "",
+        *(_act_within(bounds) if bounds else _act_largest(kind)),
+        "",
+        "#endif",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _act_largest(kind):
+    """The function that chooses the largest output, as lines of C."""
+    return [
         f"static inline int policy_act(const {kind} *observation)",
         "{",
         "    float outputs[POLICY_ACTIONS];",
@@ -404,10 +441,25 @@ def c_header(network, title, name, int8=False):
         "            best = k;",
         "    return best;",
         "}",
-        "",
-        "#endif",
     ]
-    return "\n".join(lines) + "\n"
+
+
+def _act_within(bounds):
+    """The function that keeps the outputs within bounds, as lines of C."""
+    low, high = (
+        _c_array(f"policy_{name}", "float", np.array(side)) for name, side in zip(("low", "high"), bounds, strict=True)
+    )
+    return [
+        *low,
+        *high,
+        "static inline void policy_act(const float *observation, float *action)",
+        "{",
+        "    policy_outputs(observation, action);",
+        "    for (int k = 0; k < POLICY_ACTIONS; k++)",
+        "        action[k] = action[k] < policy_low[k] ? policy_low[k]",
+        "                  : action[k] > policy_high[k] ? policy_high[k] : action[k];",
+        "}",
+    ]
 
 
 def _c_layer(number, layer, kind, int8):
@@ -482,15 +534,17 @@ DRIVER = """
 #include <stddef.h>
 #include "policy.h"
 
-void run_batch(const KIND *observations, long count, float *outputs, int *actions)
+void run_batch(const KIND *observations, long count, float *outputs, NUMBER *actions)
 {
     for (long i = 0; i < count; i++) {
         if (outputs != NULL)
             policy_outputs(observations + i * POLICY_INPUTS, outputs + i * POLICY_ACTIONS);
-        actions[i] = policy_act(observations + i * POLICY_INPUTS);
+        ACT;
     }
 }
 """
+ACT = "actions[i] = policy_act(observations + i * POLICY_INPUTS)"
+ACT_WITHIN = "policy_act(observations + i * POLICY_INPUTS, actions + i * POLICY_ACTIONS)"
 
 
 def c_compiler():
@@ -507,17 +561,20 @@ class CompiledPolicy:
         path: the header.
         observations, outputs: arrays of the types and shapes that it takes and gives.
         compiler: command of a C compiler.
+        bounds: see `c_header`.
 
     Raises:
         RunFailed: it does not compile.
     """
 
-    def __init__(self, path, observations, outputs, compiler):
-        self.type, self.actions = observations.dtype, outputs.shape[-1]
+    def __init__(self, path, observations, outputs, compiler, bounds=()):
+        self.type, self.actions, self.bounds = observations.dtype, outputs.shape[-1], bounds
         with tempfile.TemporaryDirectory() as folder:
             shutil.copy(path, Path(folder, "policy.h"))
             kind = "unsigned char" if self.type == "uint8" else "float"
-            Path(folder, "check.c").write_text(DRIVER.replace("KIND", kind))
+            number, act = ("float", ACT_WITHIN) if bounds else ("int", ACT)
+            source = DRIVER.replace("KIND", kind).replace("NUMBER", number).replace("ACT;", f"{act};")
+            Path(folder, "check.c").write_text(source)
             command = [*compiler, *FLAGS, "-shared", "-fPIC", "-o", "check.so", "check.c"]
             result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
             if result.returncode:
@@ -529,13 +586,17 @@ class CompiledPolicy:
     def __call__(self, observations):
         observations = np.ascontiguousarray(observations, self.type)
         outputs = np.empty((len(observations), self.actions), np.float32)
-        actions = np.empty(len(observations), np.int32)
+        actions = self.room(len(observations))
         self.function(observations.ctypes.data, len(observations), outputs.ctypes.data, actions.ctypes.data)
         return outputs, actions
 
+    def room(self, count):
+        """Room for so many actions."""
+        return np.empty((count, self.actions), np.float32) if self.bounds else np.empty(count, np.int32)
+
     def nanoseconds(self, observations):
         """Time of `policy_act`, the least of some passes over observations."""
-        observations, actions = np.ascontiguousarray(observations, self.type), np.empty(len(observations), np.int32)
+        observations, actions = np.ascontiguousarray(observations, self.type), self.room(len(observations))
         times = []
         for _ in range(5):
             start = time.perf_counter_ns()

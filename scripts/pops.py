@@ -3,42 +3,54 @@
 from pathlib import Path
 
 import common
-from configs import configuration
+from configs import ConfigurationError, configuration
 
 
 def main():
     parser = common.Parser(__doc__, "python scripts/pops.py cartpole --seed 0")
-    parser.add_run_arguments("runs/ENV-seedN")
-    parser.add_argument("--teacher", type=Path, metavar="PATH", help="Keras file (saved_models/ENV/teacher.keras)")
+    parser.add_run_arguments("runs/ENV-seedN", optional=True)
+    parser.add_argument(
+        "--env-id",
+        metavar="ID",
+        help="instead of ENV: any environment of Gymnasium, for example Acrobot-v1; needs --teacher",
+    )
+    parser.add_argument(
+        "--teacher",
+        type=Path,
+        metavar="PATH",
+        help="Keras file, or .zip of Stable-Baselines3 (saved_models/ENV/teacher.keras)",
+    )
+    parser.add_argument(
+        "--objective",
+        type=float,
+        metavar="X",
+        help="reward that a student must exceed (ENV's own; with --env-id the teacher's less one standard error)",
+    )
     arguments = parser.parse_args()
-    environment, seed = arguments.environment, arguments.seed
-    folder = arguments.out or Path("runs", f"{environment}-seed{seed}")
+    environment, seed = arguments.env_id or arguments.environment, arguments.seed
+    folder = arguments.out or Path("runs", f"{(environment or '').replace('/', '.')}-seed{seed}")
 
     def command():
-        config = configuration(environment, arguments.profile, arguments.set)
-        teacher_path = arguments.teacher or common.ROOT / "saved_models" / environment / "teacher.keras"
+        common.check_tensorboard(arguments)
+        if (arguments.environment is None) == (arguments.env_id is None):
+            raise ConfigurationError("give either ENV, for example cartpole, or --env-id, for example Acrobot-v1")
+        if arguments.env_id is None:
+            configuration(environment, arguments.profile, arguments.set)  # before TensorFlow, whose import takes seconds
+        elif arguments.teacher is None:
+            raise ConfigurationError("--env-id: needs --teacher, as only ENV has one of its own")
+        teacher = arguments.teacher or common.ROOT / "saved_models" / environment / "teacher.keras"
         common.import_tensorflow()
-        from model import AGENTS
-        from prune import pops
-        from utils import Run, Seeds, check_spaces, choice_lines, draw_run, log, results_table
+        from compress import compress
+        from utils import choice_lines, log, results_table
 
-        check_spaces(config)
-        teacher = AGENTS[environment].teacher.load(teacher_path, config["model"])
-        config["model"] = teacher.settings | {"widths": list(teacher.widths)}
-        run = Run(
-            *(folder, "pops.py", environment, arguments.profile, seed, config, arguments.resume), teacher=teacher_path
+        summary = compress(
+            *(teacher, environment, folder, arguments.profile, seed, arguments.set, arguments.objective, arguments.resume),
+            tensorboard=arguments.tensorboard,
         )
-        if not run.finished:
-            with run.watching():
-                pops(teacher, config, Seeds(seed), run)
-        summary = run.summary()
         log(results_table(summary))
         log(f"ended: {summary['ended']}")
         for line in choice_lines(summary):
             log(line)
-        for path in draw_run(folder):
-            log(f"plot: {path}")
-        run.finish()
         log(f"student: {folder / 'student.keras'}")
 
     def go_on():

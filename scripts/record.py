@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import common
-from configs import ConfigurationError, configuration
+from configs import ENVIRONMENTS, ConfigurationError, configuration
 
 
 def main():
     parser = common.Parser(__doc__, "python scripts/record.py cartpole saved_models/cartpole/teacher.keras --out play.gif")
-    parser.add_argument("environment", metavar="ENV", help="the policies' environment")
+    parser.add_argument("environment", metavar="ENV", help="the policies' environment, or Gymnasium's name of one")
     parser.add_argument("models", type=Path, nargs="+", metavar="MODEL", help="Keras files, shown from left to right")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="GIF to write")
     parser.add_argument("--seed", type=common.SEED, default=0, metavar="N", help="of the episodes (0)")
@@ -17,14 +17,16 @@ def main():
     arguments = parser.parse_args()
 
     def command():
-        config = configuration(arguments.environment)
+        if arguments.environment in ENVIRONMENTS:
+            configuration(arguments.environment)  # before TensorFlow, whose import takes seconds
         if arguments.out.suffix != ".gif":
             raise ConfigurationError(f"--out {arguments.out}: the name of a GIF file ends with .gif")
         common.import_tensorflow()
-        from environments import draw_rate
+        from environments import configuration_of, draw_rate
         from model import check_shapes, count_weights, read_network
         from utils import Seeds, log, make_folder
 
+        config = configuration_of(arguments.environment)
         make_folder(arguments.out.parent)
         rate = draw_rate(config["environment"])
         films = []
@@ -51,13 +53,14 @@ def film(network, config, seed, steps):
     from utils import select_actions
 
     acting, epsilon = (config["evaluation"][key] for key in ("acting", "epsilon"))
+    bounds = config["model"]["bounds"]
     environment = Single(config["environment"], draw=True)
     observation = environment.reset(seed)
     pictures, rewards = [environment.picture()], [0.0]
     for step in range(steps):
         outputs = network(observation[None])
-        action = select_actions(outputs, acting, tf.constant([seed, step]), epsilon or None)
-        observation, reward, ended = environment.step(int(action[0]))
+        action = select_actions(outputs, acting, tf.constant([seed, step]), epsilon or None, bounds)[0].numpy()
+        observation, reward, ended = environment.step(action if bounds else int(action))
         pictures.append(environment.picture())
         rewards.append(rewards[-1] + reward)
         if ended:

@@ -407,8 +407,8 @@ def names_a_key(message, changed):
 def check_settings(count, generator, folder, runs):
     """Tries `count` random configurations, random values of --set, random bytes as models, and runs of random settings."""
     common.import_tensorflow()
+    from environments import check_spaces
     from model import read_network
-    from utils import check_spaces
 
     accepted = broken = 0
     for _ in range(count):

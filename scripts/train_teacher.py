@@ -13,14 +13,19 @@ def main():
     folder = arguments.out or Path("runs", f"{arguments.environment}-teacher-seed{arguments.seed}")
 
     def command():
+        common.check_tensorboard(arguments)
         config = configuration(arguments.environment, arguments.profile, arguments.set)
         common.import_tensorflow()
+        from environments import check_spaces
         from model import AGENTS
-        from utils import Run, Seeds, check_spaces
+        from utils import Run, Seeds
 
         check_spaces(config)
         environment, seed = arguments.environment, arguments.seed
-        run = Run(folder, "train_teacher.py", environment, arguments.profile, seed, config, arguments.resume)
+        run = Run(
+            *(folder, "train_teacher.py", environment, arguments.profile, seed, config, arguments.resume),
+            tensorboard=arguments.tensorboard,
+        )
         agents = AGENTS[environment]
         trained = {"teacher": agents.teacher(config["model"])}
         if agents.critic:
@@ -40,6 +45,7 @@ def train_and_report(trained, config, seeds, run):
         trained: the agents to train by role; each is written as ROLE.keras.
     """
     from model import count_weights
+    from report import write_report
     from train import TRAINERS, evaluate_network
     from utils import log, reward_statistics, rewards_text
 
@@ -58,6 +64,7 @@ def train_and_report(trained, config, seeds, run):
         run.finish()
     summary = run.summary()
     teacher = summary["teacher"]
+    log(f"written: {write_report(run.folder)}")
     log(
         f"teacher of {teacher['weights']:,} weights: reward {rewards_text(teacher)} "
         f"over {teacher['episodes']} fresh episodes (lowest {teacher['reward_min']:.0f}), "

@@ -12,11 +12,11 @@ import tensorflow as tf
 from conftest import command, rows_of
 
 from configs import ConfigurationError, configuration
-from environments import AtariEnvironments, is_registered, make_environments, spaces
+from environments import AtariEnvironments, check_spaces, is_registered, make_environments, spaces
 from model import DQNPacman, DQNPong, StudentPong, count_weights, read_network, save_network
 from prune import PruningSchedule, count_live_units
 from train import StateMemory, initial_state, train_dqn, train_student
-from utils import Seeds, check_spaces
+from utils import Seeds
 
 PONG = configuration("pong")
 WIDTHS = (3, 4, 5, 6)

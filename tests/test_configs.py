@@ -38,7 +38,8 @@ def test_paper_profile_has_the_papers_settings():
 def test_paper_profile_of_lunarlander():
     config = configuration("lunarlander", "paper")
     assert config["model"] == {
-        **{"observation_shape": [8], "actions": 4, "widths": [64, 64, 64], "output_activation": "linear"}
+        **{"observation_shape": [8], "actions": 4, "bounds": [], "widths": [64, 64, 64]},
+        **{"hidden_activation": "relu", "output_activation": "linear"},
     }
     evaluation, prune = config["evaluation"], config["prune"]
     assert (evaluation["objective"], evaluation["lower_bound"], evaluation["acting"]) == (200, 100, "sample")

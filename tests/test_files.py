@@ -36,7 +36,7 @@ from utils import Run, versions
 
 TABLE = configuration("cartpole")["distill"]["learning_rate"]  # changed in its last number only
 TABLE[0][1][-1][1] = 0.5
-SMALL = {"observation_shape": [4], "actions": 2, "widths": [3], "output_activation": "linear"}
+SMALL = configuration("cartpole")["model"] | {"widths": [3]}
 
 
 def test_files_are_replaced_whole_or_not_at_all(tmp_path):
@@ -339,16 +339,16 @@ def test_a_run_goes_on_from_its_checkpoint(new_run, config):
         ({"seed": 1}, "seed is 0 there and 1 here"),
         ({"profile": "paper"}, 'profile is "fast" there and "paper" here'),
         ({"command": "train_teacher.py"}, 'command is "pops.py" there'),
-        ({"teacher": ROOT / "README.md"}, "teacher_sha256 is"),
+        ({"teacher": ("here", "another")}, "teacher_sha256 is"),
         ({"config": ("prune", "iterations", 5)}, "settings.prune.iterations is 4 there and 5 here"),
         ({"config": ("distill", "learning_rate", 0.5)}, "settings.distill.learning_rate is [[0, [[1, 0.003]"),
         ({"config": ("distill", "learning_rate", TABLE)}, "settings.distill.learning_rate[0][1][14][1] is 0.0003 there"),
     ],
 )
 def test_a_run_goes_on_only_with_its_own_settings(new_run, config, changes, words):
-    run = new_run(config, teacher=TEACHER)
+    run = new_run(config, teacher=("here", checksum(TEACHER)))
     before = {path: path.read_bytes() for path in run.folder.iterdir()}
-    settings = {"teacher": TEACHER} | changes
+    settings = {"teacher": ("elsewhere", checksum(TEACHER))} | changes
     group, key, value = settings.pop("config", ("prune", "iterations", 4))
     other = config | {group: config[group] | {key: value}}
     with pytest.raises(ConfigurationError) as error:
@@ -357,10 +357,9 @@ def test_a_run_goes_on_only_with_its_own_settings(new_run, config, changes, word
     assert {path: path.read_bytes() for path in run.folder.iterdir()} == before
 
 
-def test_the_same_teacher_may_lie_elsewhere(new_run, config, tmp_path):
-    (tmp_path / "copy.keras").write_bytes(TEACHER.read_bytes())
-    run = new_run(config, teacher=TEACHER)
-    resumed(new_run, run, config, teacher=tmp_path / "copy.keras")
+def test_the_same_teacher_may_lie_elsewhere(new_run, config):
+    run = new_run(config, teacher=("here", checksum(TEACHER)))
+    resumed(new_run, run, config, teacher=("there", checksum(TEACHER)))
 
 
 def test_other_versions_are_named(new_run, config, capsys):

@@ -143,7 +143,7 @@ def test_train_teacher_writes_a_teacher_that_pops_takes(tmp_path):
     folder = tmp_path / "teacher"
     result = command("train_teacher.py", "cartpole", "--out", folder, *(f"--set={s}" for s in settings))
     assert result.returncode == 0, result.stderr
-    names = {"config.json", "metrics.csv", "summary.json", "teacher.keras", "SHA256SUMS"}
+    names = {"config.json", "metrics.csv", "summary.json", "teacher.keras", "SHA256SUMS", "rewards.png", "report.html"}
     assert {path.name for path in folder.iterdir()} == names
     assert len(metrics(folder)) == 3 and metrics(folder)[0]["phase"] == "teacher"
     result = tiny_pops(tmp_path / "run", "--teacher", folder / "teacher.keras", "--set", "pops.steps=1")
@@ -178,6 +178,7 @@ def run_tiny_lunarlander(teacher, out):
 def test_an_actor_critic_teacher_goes_through_the_same_pops(tiny_lunarlander):
     teacher, run = tiny_lunarlander
     names = {"config.json", "metrics.csv", "summary.json", "teacher.keras", "critic.keras", "SHA256SUMS"}
+    names |= {"rewards.png", "report.html"}
     assert {path.name for path in teacher.iterdir()} == names
     assert len(metrics(teacher)) == 2 and metrics(teacher)[-1]["update"] == "64"
     summary = json.loads((run / "summary.json").read_text())
@@ -280,7 +281,9 @@ def test_a_finished_run_resumed_says_so_again_and_changes_nothing(tiny_run, tmp_
 
 
 @pytest.mark.parametrize(
-    "script", "train_teacher.py pops.py evaluate.py plot.py bench.py record.py reliability.py export.py".split()
+    "script",
+    "train_teacher.py pops.py evaluate.py plot.py bench.py record.py reliability.py export.py "
+    "report.py deploy_report.py train_sb3.py".split(),
 )
 def test_help_shows_an_example(script):
     result = command(script, "--help")
@@ -302,6 +305,7 @@ def test_help_shows_an_example(script):
         ),
         (["pops.py", "cartpole", "--teacher", "nowhere.keras"], ["nowhere.keras", "No such file"]),
         (["train_teacher.py", "pong2"], ["pong2"]),
+        (["train_sb3.py", "Nope-v1", "--out", "a.zip"], ["Nope-v1", "there are settings for Acrobot-v1"]),
         (["evaluate.py", "nowhere.keras"], ["nowhere.keras"]),
         (["evaluate.py", str(TEACHER), "--episodes", "1"], ["integer from 2"]),
         (["evaluate.py", str(TEACHER), "--env", "mars"], ["mars"]),
@@ -313,8 +317,8 @@ def test_bad_arguments_are_refused_in_one_line(arguments, words, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def keras_file(path, inputs, outputs, layer="Dense"):
-    layers = [keras.layers.Dense(4, activation="relu" if layer == "Dense" else "tanh"), keras.layers.Dense(outputs)]
+def keras_file(path, inputs, outputs, activation="relu"):
+    layers = [keras.layers.Dense(4, activation), keras.layers.Dense(outputs)]
     keras.Sequential([keras.Input((inputs,)), *layers]).save(path)
 
 
@@ -332,7 +336,7 @@ def test_bad_teacher_files_are_refused_by_name(tmp_path):
         assert "damaged, or no Keras model file" in refusal()
     keras_file(path, inputs=8, outputs=4)
     assert "takes (None, 8) and gives (None, 4); this environment needs (None, 4) and (None, 2)" in refusal()
-    keras_file(path, inputs=4, outputs=2, layer="tanh")
+    keras_file(path, inputs=4, outputs=2, activation="sigmoid")
     assert "ReLU" in refusal()
     keras.Sequential([keras.layers.Dense(4, activation="relu"), keras.layers.Dense(2)]).save(path)  # not built
     assert "takes None" in refusal()

@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 
 from configs import ConfigurationError
-from utils import FrameTransitions, Player, ReplayMemory, Seeds, check_spaces, reward_statistics, select_actions
+from environments import check_spaces
+from utils import FrameTransitions, Player, ReplayMemory, Seeds, reward_statistics, select_actions
 
 CARTPOLE = {"id": "CartPole-v1", "max_episode_steps": 200}
 

@@ -1,0 +1,176 @@
+"""Teachers from elsewhere: Keras files and networks, Stable-Baselines3 files, and Python functions.
+
+Apart from `model.py` because only this module knows of another library's files.
+"""
+
+import io
+import json
+import re
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from configs import ConfigurationError
+from model import ConvolutionalAgent, agents_of, check_shapes
+
+
+def load_teacher(teacher, environment, settings):
+    """A teacher as the agent of its environment.
+
+    Args:
+        teacher: path of a Keras file or of a Stable-Baselines3 .zip, or a Keras network.
+        environment: a key of configs.ENVIRONMENTS, or Gymnasium's name.
+        settings: the configuration's group `model`.
+
+    Raises:
+        ConfigurationError: the file is not readable, or not a network of this environment's kind.
+    """
+    kind = agents_of(environment).teacher
+    if isinstance(teacher, keras.Model):
+        return kind.from_network(teacher, settings)
+    if is_stable_baselines(teacher):
+        return from_stable_baselines(Path(teacher), kind, settings)
+    return kind.load(teacher, settings)
+
+
+# Stable-Baselines3
+
+
+def is_stable_baselines(path):
+    """Whether a file is one that Stable-Baselines3's `save` writes."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {"data", "policy.pth"} <= set(archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+# Where the files keep the layers that choose the action: DQN's online network; PPO's and A2C's actor.
+_HEADS = (
+    (r"q_net\.features_extractor\.cnn\.\d+", "q_net.features_extractor.linear.0", r"q_net\.q_net\.\d+"),
+    (r"pi_features_extractor\.cnn\.\d+", "pi_features_extractor.linear.0", r"mlp_extractor\.policy_net\.\d+|action_net"),
+)
+
+
+def from_stable_baselines(path, kind, settings):
+    """The policy of a file of Stable-Baselines3 (DQN, PPO or A2C with an MLP or CNN policy) as an agent.
+
+    What the file holds is read as data: the settings as JSON, whose pickled parts are left alone, and the weights by
+    PyTorch's reader for tensors alone. Neither runs code from the file.
+
+    Args:
+        path: Path of the file.
+        kind: class of the agent.
+        settings: the configuration's group `model`.
+
+    Raises:
+        ConfigurationError: PyTorch is missing, or the file is damaged or of another kind.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise ConfigurationError(
+            f"{path}: a file of Stable-Baselines3, for which PyTorch is missing; install with: "
+            "pip install -r requirements-sb3.txt"
+        ) from None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            data = json.loads(archive.read("data"))
+            tensors = torch.load(io.BytesIO(archive.read("policy.pth")), map_location="cpu", weights_only=True)
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        policy, options = data["policy_class"]["__module__"], data.get("policy_kwargs", {})
+        options = {name: str(value) for name, value in options.items()}
+    except Exception as error:  # PyTorch raises many kinds for what it cannot read
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigurationError(f"{path}: damaged, or no file of Stable-Baselines3 ({reason})") from None
+
+    convolutions, features, dense = _HEADS[0] if "q_net.q_net.0.weight" in arrays else _HEADS[1]
+    names = [name.removesuffix(".weight") for name in arrays if name.endswith(".weight")]
+    images = [name for name in names if re.fullmatch(convolutions, name)]
+    stack = [name for name in names if re.fullmatch(dense, name)]
+    actor_critic = policy == "stable_baselines3.common.policies"
+    expected = (actor_critic or policy == "stable_baselines3.dqn.policies") and stack
+    if not expected or bool(images) != issubclass(kind, ConvolutionalAgent) or data.get("use_sde"):
+        wanted = "a CNN policy" if issubclass(kind, ConvolutionalAgent) else "an MLP policy"
+        raise ConfigurationError(f"{path}: its policy is not {wanted} of DQN, PPO or A2C, as this environment needs")
+    activation = options.get("activation_fn", "Tanh" if actor_critic else "ReLU")
+    hidden = next((name for name in ("relu", "tanh") if re.search(rf"\b{name}\b", activation, re.I)), None)
+    if hidden is None:
+        raise ConfigurationError(f"{path}: its hidden layers have {activation}; PoPS takes ReLU and tanh")
+
+    layers = [*images, *([features] if images else []), *stack]
+    try:
+        weights = [arrays[f"{name}.{part}"] for name in layers for part in ("weight", "bias")]
+        widths = [len(bias) for bias in weights[1:-2:2]]
+        if images:
+            hidden = "relu"  # of the convolutions and the layer after them; there is no other
+            scale = 1.0 if options.get("normalize_images") == "False" else 255.0
+            weights = _centred(weights, kind, scale)
+        weights = [np.ascontiguousarray(w.T if w.ndim == 2 else w) for w in weights]
+        own = settings | {"hidden_activation": hidden, "output_activation": "linear", "actions": len(weights[-1])}
+        if not images:
+            own["observation_shape"] = [len(weights[0])]
+        network = kind(own, widths).network
+        network.set_weights(weights)
+    except (KeyError, ValueError, IndexError):
+        network = None
+    if network is None:
+        raise ConfigurationError(f"{path}: its layers are not those of {kind.kind}")
+    check_shapes(network, path, settings)
+    return kind.from_network(network, settings, path)
+
+
+def _centred(weights, kind, scale):
+    """A CNN policy's weights for frames that are centred and have their channels last.
+
+    Theirs sees x / scale, ours z = (x − background) / contrast: kernels become w · contrast / scale, and the first biases
+    take on the background. Without padding that is exact.
+    """
+    kernel, bias, *rest = weights
+    bias = bias + kernel.sum(axis=(1, 2, 3)) * np.float32(kind.background / scale)
+    weights = [kernel * np.float32(kind.contrast / scale), bias, *rest]
+    *images, features, features_bias, last, last_bias = weights
+    # [filters, channels, height, width] -> [height, width, channels, filters]
+    images = [w.transpose(2, 3, 1, 0) if w.ndim == 4 else w for w in images]
+    channels = images[-1].size
+    # What was flattened with channels first is flattened with channels last here.
+    features = features.reshape(len(features), channels, -1).transpose(0, 2, 1).reshape(len(features), -1)
+    return [*images, features, features_bias, last, last_bias]
+
+
+# Functions
+
+
+class TeacherFunction:
+    """A Python function used like a Keras network.
+
+    Args:
+        function: observations [batch, *observation_shape] -> action values [batch, actions], both NumPy arrays.
+        settings: the configuration's group `model`.
+        observation_type: of the observations.
+
+    Raises:
+        ConfigurationError: what it returns for a batch of zeros is not that.
+    """
+
+    def __init__(self, function, settings, observation_type="float32"):
+        self.function, self.settings = function, settings
+        # As of a network, whose inputs say what type observations have.
+        self.inputs = [keras.KerasTensor((None, *settings["observation_shape"]), observation_type)]
+        self._values(np.zeros((2, *settings["observation_shape"]), observation_type))
+
+    def __call__(self, observations):
+        outputs = tf.numpy_function(self._values, [observations], tf.float32)
+        return tf.ensure_shape(outputs, (observations.shape[0], self.settings["actions"]))
+
+    def _values(self, observations):
+        values = np.asarray(self.function(observations), np.float32)
+        wanted = (len(observations), self.settings["actions"])
+        if values.shape != wanted or not np.isfinite(values).all():
+            raise ConfigurationError(
+                f"the teacher: returned {values.shape} for a batch of {wanted[0]}; finite {wanted} needed"
+            )
+        return values

@@ -1,0 +1,479 @@
+"""Any environment of Gymnasium and any teacher: what is derived from them, and the whole method on a tiny budget."""
+
+import json
+import zipfile
+
+import gymnasium
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import TINY, command, refused
+
+import environments
+from compress import compress, goal
+from configs import ConfigurationError, RunFailed, configuration
+from environments import ProcessEnvironments, configuration_of, describe, make_environments
+from model import DQNPong, agents_of, read_network, save_network
+from teachers import TeacherFunction, is_stable_baselines, load_teacher
+from train import evaluate_network
+from utils import Seeds, select_actions
+
+ANY = [setting for setting in TINY if not setting.startswith("evaluation.")] + [
+    "evaluation.choose_episodes=20",
+    "evaluation.report_episodes=20",
+    "replay.student_states=100",
+    "distill.until=objective",
+]
+
+
+@pytest.fixture(autouse=True)
+def no_processes_left():
+    yield
+    environments._stop_workers()
+
+
+class Odd(gymnasium.Env):
+    """An environment of which the tests change the spaces."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(2, np.float32), 0.0, False, False, {}
+
+
+def register(monkeypatch, limit=5, **changes):
+    monkeypatch.setitem(gymnasium.registry, "odd/Odd-v0", gymnasium.envs.registration.EnvSpec("odd/Odd-v0", Odd, None))
+    gymnasium.registry["odd/Odd-v0"].max_episode_steps = limit
+    for name, space in changes.items():
+        monkeypatch.setattr(Odd, name, space)
+
+
+def dense(observations, actions, widths=(5,), activation="relu", name="policy"):
+    hidden = [keras.layers.Dense(width, activation) for width in widths]
+    network = keras.Sequential([keras.Input([observations]), *hidden, keras.layers.Dense(actions)], name=name)
+    generator = np.random.default_rng(0)
+    network.set_weights([generator.normal(size=w.shape).astype(np.float32) for w in network.get_weights()])
+    return network
+
+
+# What an environment says of itself
+
+
+def test_an_environment_describes_itself():
+    config = configuration_of("Acrobot-v1", assignments=["prune.iterations=3"])
+    assert config["environment"]["id"] == "Acrobot-v1" and config["environment"]["max_episode_steps"] == 500
+    assert (
+        config["model"]["observation_shape"] == [6] and config["model"]["actions"] == 3 and config["model"]["bounds"] == []
+    )
+    assert config["prune"]["iterations"] == 3 and config["evaluation"]["objective"] is None
+    continuous = configuration_of("Pendulum-v1")["model"]
+    assert continuous["actions"] == 1 and continuous["bounds"] == [[-2.0], [2.0]]
+    assert configuration_of("cartpole") == configuration("cartpole")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("NoSuch-v1", "NoSuch-v1 is not an environment that Gymnasium has"),
+        ("nosuch:Foo-v1", "is not an environment that Gymnasium has"),
+        ("Blackjack-v1", "observations Tuple"),
+        ("ALE/Breakout-v5", "is an Atari game; of those there are pong, pacman"),
+    ],
+)
+def test_environments_that_pops_has_no_agents_for_are_refused(name, words):
+    with pytest.raises(ConfigurationError, match=r"^environment\.id: ") as error:
+        describe(name)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("spaces", "words"),
+    [
+        ({"observation_space": gymnasium.spaces.Box(0, 1, (2, 2))}, "a Box with one axis"),
+        ({"observation_space": gymnasium.spaces.Discrete(3)}, "a Box with one axis"),
+        ({"action_space": gymnasium.spaces.Discrete(2, start=1)}, "Discrete from 0"),
+        ({"action_space": gymnasium.spaces.Box(-np.inf, 1, (1,))}, "a bounded Box"),
+        ({"action_space": gymnasium.spaces.MultiBinary(2)}, "Discrete from 0, or a bounded Box"),
+        ({"limit": None}, "environment.max_episode_steps: null is not an integer"),
+    ],
+)
+def test_spaces_and_limits_that_pops_cannot_use_are_named(spaces, words, monkeypatch):
+    register(monkeypatch)
+    assert configuration_of("odd/Odd-v0")["model"]["actions"] == 2
+    register(monkeypatch, **spaces)
+    with pytest.raises(ConfigurationError) as error:
+        configuration_of("odd/Odd-v0")
+    assert words in str(error.value)
+
+
+def test_the_objective_is_the_teachers_reward_less_a_standard_error():
+    config = configuration_of("CartPole-v1", assignments=ANY)
+    network = dense(4, 2)
+    rewards = evaluate_network(network, config, Seeds(3), 20, "report", "teacher")
+    found = goal(network, config | {"evaluation": config["evaluation"] | {"lower_bound": -1}}, Seeds(3))
+    assert found["objective"] == pytest.approx(rewards.mean() - rewards.std(ddof=1) / np.sqrt(20))
+    assert found["objective"] < rewards.mean() - rewards.std(ddof=1) / np.sqrt(20)  # all equal: still above it
+    assert found["lower_bound"] == -1
+
+
+def test_the_lower_bound_is_three_quarters_of_the_way_from_random_play():
+    config = configuration_of("CartPole-v1", assignments=[*ANY, "evaluation.objective=100"])
+    randomly = config | {"evaluation": config["evaluation"] | {"epsilon": 1.0, "report_episodes": 1000}}
+    random = evaluate_network(dense(4, 2), randomly, Seeds(0), 1000, "select", "other").mean()
+    assert 20 < random < 25
+    found = goal(dense(4, 2), randomly, Seeds(0))
+    assert found["objective"] == 100 and found["lower_bound"] == pytest.approx(random + 0.75 * (100 - random), abs=1)
+    config["evaluation"]["objective"] = 5
+    with pytest.raises(RunFailed, match="not above the reward of random actions"):
+        goal(dense(4, 2), config, Seeds(0))
+
+
+# Any teacher
+
+
+def upright(observations):
+    """A rule for CartPole: push towards where the pole falls."""
+    lean = observations[:, 2] + observations[:, 3]
+    return np.stack([-lean, lean], axis=1)
+
+
+# A rule that holds the pole is imitated quickly; the objective is far below what it reaches.
+IMITATED = [*ANY, "model.widths=[16]", "distill.updates=500", "distill.epochs=4", "evaluation.objective=60"]
+
+
+def test_a_function_is_imitated_and_compressed(tmp_path):
+    summary = compress(upright, "CartPole-v1", tmp_path / "run", settings=IMITATED)
+    assert summary["teacher"]["widths"] == [16] or summary["teacher"]["widths"] == (16,)
+    assert summary["teacher"]["weights"] == 4 * 16 + 16 * 2 and summary["teacher"]["reward_mean"] > 60
+    assert summary["final"]["weights"] <= summary["teacher"]["weights"]
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["teacher"].endswith("test_compress.upright") and config["teacher_sha256"] is None
+    student = read_network(tmp_path / "run" / "student.keras")
+    assert student.name.rpartition("_")[0] == "CartPole-v1"
+    again = compress(upright, "CartPole-v1", tmp_path / "again", settings=IMITATED)
+    for one, other in zip(
+        student.get_weights(), read_network(tmp_path / "again" / "student.keras").get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    assert again["teacher"] == summary["teacher"]
+
+
+def test_a_function_that_cannot_be_imitated_ends_the_run(tmp_path):
+    hard = [*IMITATED, "evaluation.objective=400", "distill.epochs=1"]
+    with pytest.raises(RunFailed, match=r"imitates the teacher reached .* not the objective, 400; try other model.widths"):
+        compress(upright, "CartPole-v1", tmp_path / "run", settings=[*hard, "distill.updates=1"])
+
+
+@pytest.mark.parametrize(
+    "function", [lambda o: np.zeros((len(o), 3)), lambda o: np.zeros(2), lambda o: np.full((len(o), 2), np.nan)]
+)
+def test_a_function_that_gives_something_else_is_refused(function):
+    with pytest.raises(ConfigurationError, match=r"^the teacher: returned .* finite \(2, 2\) needed"):
+        TeacherFunction(function, configuration("cartpole")["model"])
+
+
+def test_a_keras_network_is_the_same_teacher_as_its_file(tmp_path):
+    network = dense(4, 2, (8, 8), name="mine")
+    network.save(tmp_path / "mine.keras")
+    settings = [*ANY, "evaluation.objective=5", "evaluation.lower_bound=1", "pops.steps=1"]
+    results = [
+        compress(teacher, "CartPole-v1", tmp_path / name, settings=settings)
+        for name, teacher in (("file", tmp_path / "mine.keras"), ("network", network))
+    ]
+    for summary in results:
+        for entry in summary["steps"]:
+            entry.pop("seconds")
+        summary.pop("seconds")
+    assert results[0] == results[1]
+    assert json.loads((tmp_path / "network" / "config.json").read_text())["teacher"] == "mine"
+
+
+def test_a_teacher_with_tanh_has_students_with_relu(tmp_path):
+    settings = [*ANY, "evaluation.objective=5", "evaluation.lower_bound=1", "pops.steps=1"]
+    compress(dense(4, 2, (8, 8), "tanh"), "CartPole-v1", tmp_path / "run", settings=settings)
+    activations = {
+        name: {layer.activation.__name__ for layer in read_network(tmp_path / "run" / name).layers[:-1]}
+        for name in ("teacher.keras", "pruned_step_1.keras", "student.keras")
+    }
+    assert activations == {"teacher.keras": {"tanh"}, "pruned_step_1.keras": {"tanh"}, "student.keras": {"relu"}}
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_a_student_that_copies_a_teacher_gives_its_outputs(activation):
+    network = dense(4, 2, (8, 8), activation)
+    config = configuration_of("CartPole-v1")
+    agent = load_teacher(network, "CartPole-v1", config["model"])
+    student = agents_of("CartPole-v1").student(agent.settings, agent.widths)
+    observations = np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32)
+    outputs = student(*student.copy(agent.network), observations[None])[0]
+    np.testing.assert_allclose(outputs, network(observations), rtol=1e-4, atol=1e-5)
+
+
+def test_layers_of_different_kinds_are_refused():
+    layers = [keras.Input([4]), keras.layers.Dense(3, "relu"), keras.layers.Dense(3, "tanh"), keras.layers.Dense(2)]
+    with pytest.raises(ConfigurationError, match="not a stack of dense layers with ReLU or with tanh"):
+        load_teacher(keras.Sequential(layers), "CartPole-v1", configuration_of("CartPole-v1")["model"])
+
+
+# Continuous actions
+
+
+def test_continuous_actions_stay_within_their_bounds():
+    outputs = tf.constant([[[-5.0, 0.5], [0.1, 9.0]]])
+    bounds = np.array([[-1.0, -2.0], [1.0, 2.0]], np.float32)
+    seed = tf.constant([1, 2])
+    np.testing.assert_allclose(select_actions(outputs, "greedy", seed, None, bounds), [[[-1, 0.5], [0.1, 2]]])
+    many = np.asarray(select_actions(tf.zeros([1, 4000, 2]), "greedy", seed, 0.25, bounds))[0]
+    changed = (many != 0).any(axis=-1)
+    assert 0.22 < changed.mean() < 0.28
+    assert np.abs(many[changed].mean(axis=0)).max() < 0.1
+    np.testing.assert_allclose(many[changed].std(axis=0), [1 / np.sqrt(3), 2 / np.sqrt(3)], rtol=0.1)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_copies_take_continuous_actions(processes, monkeypatch):
+    monkeypatch.setattr(environments, "cores", lambda: processes)
+    monkeypatch.setattr(ProcessEnvironments, "COPIES", 1)
+    copies = make_environments({"id": "Pendulum-v1", "max_episode_steps": 30}, 3)
+    assert len(copies.shares) == processes
+    actions = np.random.default_rng(0).uniform(-2, 2, (20, 3, 1)).astype(np.float32)
+    observations, _ = copies.reset(seed=5)
+    results = [copies.step(step) for step in actions]
+    for copy in range(3):
+        environment = gymnasium.make("Pendulum-v1", max_episode_steps=30)
+        np.testing.assert_array_equal(observations[copy], environment.reset(seed=5 + copy)[0])
+        for step, action in zip(results, actions[:, copy], strict=True):
+            observation, reward, *_ = environment.step(action)
+            np.testing.assert_array_equal(step[0][copy], observation)
+            assert step[1][copy] == reward
+
+
+def test_loss_of_continuous_actions_is_the_divergence_of_normal_distributions():
+    """Against NumPy; where the teacher is beyond a bound, a student that is there too has no error."""
+    settings = configuration_of("Pendulum-v1")["model"] | {"actions": 2, "bounds": [[-2.0, 0.0], [2.0, 1.0]]}
+    student = agents_of("Pendulum-v1").student(settings, [3])
+    generator = np.random.default_rng(0)
+    teacher, outputs = (generator.normal(size=shape).astype(np.float32) * 2 for shape in ((6, 2), (3, 6, 2)))
+    low, high, tau = np.array([-2, 0]), np.array([2, 1]), 0.3
+    total = np.zeros(3)
+    for member, row, number in np.ndindex(3, 6, 2):
+        target, value = teacher[row, number], outputs[member, row, number]
+        if target <= low[number]:
+            error = max(value - low[number], 0)
+        elif target >= high[number]:
+            error = min(value - high[number], 0)
+        else:
+            error = value - target
+        total[member] += (error / (tau * (high - low)[number] / 2)) ** 2 / 2
+    np.testing.assert_allclose(student.loss(teacher, outputs, tau), total, rtol=1e-5)
+    assert ((teacher <= low) | (teacher >= high)).any() and ((teacher > low) & (teacher < high)).any()
+
+
+def test_pops_runs_with_continuous_actions(tmp_path):
+    settings = [*ANY, "evaluation.objective=-100000", "evaluation.lower_bound=-200000", "pops.steps=1", "prune.episodes=2"]
+    summary = compress(dense(3, 1, (8, 8), "tanh"), "Pendulum-v1", tmp_path / "run", settings=settings)
+    assert summary["final"]["step"] == 1
+    result = command("evaluate.py", tmp_path / "run" / "student.keras", "--episodes", 3, "--json")
+    assert result.returncode == 0 and json.loads(result.stdout)["weights"] == summary["final"]["weights"], result.stderr
+    result = command(
+        "record.py", "Pendulum-v1", tmp_path / "run" / "student.keras", "--out", tmp_path / "a.gif", "--seconds", 1
+    )
+    assert result.returncode == 0 and (tmp_path / "a.gif").read_bytes().startswith(b"GIF"), result.stderr
+    result = command(
+        "export.py", tmp_path / "run" / "student.keras", "--format", "c", "--out", tmp_path / "a.h", "--episodes", 3
+    )
+    assert result.returncode == 0 and "none differs from the Keras model's by more than" in result.stdout, result.stderr
+    assert "static inline void policy_act(const float *observation, float *action)" in (tmp_path / "a.h").read_text()
+
+
+def test_settings_for_discrete_actions_do_not_fit_continuous_ones():
+    for setting, words in (
+        ("evaluation.acting=sample", "evaluation.acting: sample is for discrete actions"),
+        ("model.actions=2", "model.actions: 2 does not fit model.bounds"),
+        ("prune.divide_outputs=true", "prune.divide_outputs: True is for discrete actions"),
+    ):
+        with pytest.raises(ConfigurationError, match=words):
+            configuration_of("Pendulum-v1", assignments=[setting])
+
+
+# The command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["give either ENV"]),
+        (["cartpole", "--env-id", "Acrobot-v1"], ["give either ENV"]),
+        (["--env-id", "Acrobot-v1"], ["--env-id: needs --teacher"]),
+        (["--env-id", "NoSuch-v1", "--teacher", "x.keras"], ["NoSuch-v1 is not an environment"]),
+        (["--env-id", "Acrobot-v1", "--teacher", "x.keras"], ["x.keras: cannot be read"]),
+        (["cartpole", "--objective", "150"], ["evaluation.lower_bound: 190 is not below the objective"]),
+        (["cartpole", "--tensorboard"], ["--tensorboard: missing", "pip install -r requirements-tensorboard.txt"]),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_line(arguments, words, tmp_path):
+    if "--tensorboard" in arguments:
+        pytest.importorskip("tensorflow")
+        if __import__("importlib.util").util.find_spec("tensorboard"):
+            pytest.skip("TensorBoard is installed")
+    refused(command("pops.py", *arguments, "--out", tmp_path / "run"), *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_env_id_from_the_command(tmp_path):
+    save_network(dense(6, 3, (6, 6), name="Acrobot-v1_teacher"), tmp_path / "teacher.keras")
+    settings = [f"--set={setting}" for setting in [*ANY, "evaluation.lower_bound=-501", "environment.max_episode_steps=50"]]
+    result = command(
+        "pops.py",
+        *(
+            "--env-id",
+            "Acrobot-v1",
+            "--teacher",
+            tmp_path / "teacher.keras",
+            "--objective",
+            "-500",
+            "--out",
+            tmp_path / "run",
+        ),
+        *settings,
+    )
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "run" / "report.html").exists()
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["environment"] == "Acrobot-v1" and config["settings"]["evaluation"]["objective"] == -500
+    result = command(
+        "pops.py", "--env-id", "MountainCar-v0", "--teacher", tmp_path / "teacher.keras", "--out", tmp_path / "b"
+    )
+    refused(result, "teacher.keras", "takes (None, 6) and gives (None, 3)", "needs (None, 2) and (None, 3)")
+
+
+# Stable-Baselines3
+
+
+def stable_baselines(path, tensors, policy="stable_baselines3.dqn.policies", **data):
+    """Writes a file as Stable-Baselines3 does, but for what PoPS does not read."""
+    import torch
+
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data", json.dumps({"policy_class": {"__module__": policy}, "policy_kwargs": {}} | data))
+        with archive.open("policy.pth", "w") as file:
+            torch.save(tensors, file)
+    return path
+
+
+def torch_layers(name, module, numbers):
+    return {f"{name}.{n}.{part}": getattr(module[n], part).detach() for n in numbers for part in ("weight", "bias")}
+
+
+def test_stable_baselines_without_pytorch_says_what_to_install(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("data", "{}")
+        archive.writestr("policy.pth", b"")
+    assert is_stable_baselines(tmp_path / "a.zip")
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    with pytest.raises(ConfigurationError, match=r"PyTorch is missing; install with: pip install -r requirements-sb3\.txt"):
+        load_teacher(tmp_path / "a.zip", "CartPole-v1", configuration_of("CartPole-v1")["model"])
+
+
+@pytest.mark.parametrize("kind", ["dqn", "ppo", "ppo relu"])
+def test_stable_baselines_mlp_policies_give_pytorchs_outputs(kind, tmp_path):
+    torch = pytest.importorskip("torch")
+    nn = torch.nn
+    hidden = nn.Tanh if kind == "ppo" else nn.ReLU
+    network = nn.Sequential(nn.Linear(4, 7), hidden(), nn.Linear(7, 5), hidden(), nn.Linear(5, 2))
+    if kind == "dqn":
+        tensors = torch_layers("q_net.q_net", network, (0, 2, 4)) | {"q_net_target.q_net.0.weight": torch.zeros(7, 4)}
+        path = stable_baselines(tmp_path / "a.zip", tensors)
+    else:
+        tensors = {
+            **torch_layers("mlp_extractor.policy_net", network, (0, 2)),
+            **{f"mlp_extractor.value_net.0.{part}": torch.zeros(3) for part in ("weight", "bias")},
+            **{f"action_net.{part}": getattr(network[4], part).detach() for part in ("weight", "bias")},
+            **{f"value_net.{part}": torch.zeros(3) for part in ("weight", "bias")},
+        }
+        options = {"activation_fn": "<class 'torch.nn.modules.activation.ReLU'>"} if kind == "ppo relu" else {}
+        path = stable_baselines(tmp_path / "a.zip", tensors, "stable_baselines3.common.policies", policy_kwargs=options)
+    agent = load_teacher(path, "CartPole-v1", configuration_of("CartPole-v1")["model"])
+    assert agent.widths == (7, 5) and agent.settings["hidden_activation"] == ("tanh" if kind == "ppo" else "relu")
+    observations = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(observations)).numpy()
+    np.testing.assert_allclose(agent.network(observations), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["dqn", "ppo"])
+def test_stable_baselines_cnn_policies_give_pytorchs_outputs(kind, tmp_path):
+    torch = pytest.importorskip("torch")
+    nn = torch.nn
+    cnn = nn.Sequential(
+        *(
+            nn.Conv2d(4, 6, 8, 4),
+            nn.ReLU(),
+            nn.Conv2d(6, 5, 4, 2),
+            nn.ReLU(),
+            nn.Conv2d(5, 7, 3, 1),
+            nn.ReLU(),
+            nn.Flatten(),
+        )
+    )
+    linear, head = nn.Sequential(nn.Linear(7 * 49, 9), nn.ReLU()), nn.Linear(9, 3)
+    prefix = "q_net.features_extractor" if kind == "dqn" else "pi_features_extractor"
+    tensors = torch_layers(f"{prefix}.cnn", cnn, (0, 2, 4)) | torch_layers(f"{prefix}.linear", linear, (0,))
+    name, policy = ("q_net.q_net.0", "dqn") if kind == "dqn" else ("action_net", "common")
+    tensors |= {f"{name}.{part}": getattr(head, part).detach() for part in ("weight", "bias")}
+    path = stable_baselines(tmp_path / "a.zip", tensors, f"stable_baselines3.{policy}.policies")
+    agent = load_teacher(path, "pong", configuration("pong")["model"])
+    assert isinstance(agent, DQNPong) and agent.widths == (6, 5, 7, 9)
+    frames = np.random.default_rng(0).integers(256, size=(5, 4, 84, 84), dtype=np.uint8)
+    with torch.no_grad():
+        expected = head(linear(cnn(torch.from_numpy(frames) / 255))).numpy()
+    np.testing.assert_allclose(agent.network(frames), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_stable_baselines_files_of_other_kinds_are_refused(tmp_path):
+    torch = pytest.importorskip("torch")
+    settings = configuration_of("CartPole-v1")["model"]
+    network = torch.nn.Sequential(torch.nn.Linear(4, 7), torch.nn.ReLU(), torch.nn.Linear(7, 3))
+    good = torch_layers("q_net.q_net", network, (0, 2))
+    cases = {
+        "its policy is not an MLP policy of DQN, PPO or A2C": [
+            {"policy": "stable_baselines3.sac.policies"},
+            {"use_sde": True},
+        ],
+        "its hidden layers have <class 'torch.nn.modules.activation.ELU'>; PoPS takes ReLU and tanh": [
+            {"policy_kwargs": {"activation_fn": "<class 'torch.nn.modules.activation.ELU'>"}}
+        ],
+        "takes (None, 4) and gives (None, 3); this environment needs (None, 4) and (None, 2)": [{}],
+    }
+    for words, variants in cases.items():
+        for number, changes in enumerate(variants):
+            path = stable_baselines(tmp_path / f"{number}.zip", good, **changes)
+            with pytest.raises(ConfigurationError) as error:
+                load_teacher(path, "CartPole-v1", settings)
+            assert words in str(error.value)
+    with pytest.raises(ConfigurationError, match="its policy is not a CNN policy"):
+        load_teacher(stable_baselines(tmp_path / "a.zip", good), "pong", configuration("pong")["model"])
+
+
+class Malicious:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_stable_baselines_files_run_no_code(tmp_path):
+    pytest.importorskip("torch")
+    path = stable_baselines(tmp_path / "a.zip", {"q_net.q_net.0.weight": Malicious(tmp_path / "ran")})
+    with pytest.raises(ConfigurationError, match="damaged, or no file of Stable-Baselines3"):
+        load_teacher(path, "CartPole-v1", configuration_of("CartPole-v1")["model"])
+    assert not (tmp_path / "ran").exists()
