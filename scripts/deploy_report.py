@@ -1,0 +1,233 @@
+"""Compares policies as a device would run them: file sizes, arithmetic, time for an action in four runtimes, and reward."""
+
+import gzip
+import importlib.util
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+import common
+import export
+from configs import ConfigurationError
+
+CALLS = 1000  # timed actions of a runtime, or as many as fit in
+SECONDS = 5
+WARM_UP = 20  # actions before, which are not timed
+C_CALLS = 100  # actions of a C policy that are timed together, as one takes less than reading the clock
+
+
+def main():
+    parser = common.Parser(__doc__, "python scripts/deploy_report.py runs/cartpole-seed0 --out runs/cartpole-deploy")
+    parser.add_argument(
+        "models",
+        type=Path,
+        nargs="+",
+        metavar="MODEL",
+        help="Keras files; or a folder of pops.py, for its teacher, pruned network and final student",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for report.json and report.png")
+    parser.add_argument("--env", metavar="ENV", help="their environment, where the files' model names do not tell")
+    parser.add_argument("--episodes", type=common.integer(2, 100_000), metavar="N", help="behind each reward (ENV's own)")
+    parser.add_argument("--seed", type=common.SEED, default=0, metavar="N", help="of the episodes (0)")
+    parser.add_set_argument("change one setting of configs.py; may be given more than once")
+    arguments = parser.parse_args()
+
+    def command():
+        common.import_tensorflow()
+        import tensorflow as tf
+
+        from files import write_json
+        from utils import log, make_folder
+
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+        make_folder(arguments.out)
+        rows = []
+        for name, path in named_models(arguments.models):
+            arguments.model = path
+            log(f"{path} ...")
+            rows.append({"policy": name, "file": str(path), **measured(arguments)})
+        for table in tables(rows):
+            log(table)
+        write_json(arguments.out / "report.json", rows)
+        log(f"written: {arguments.out / 'report.json'}, {draw(rows, arguments.out / 'report.png')}")
+
+    common.run_command(command)
+
+
+def named_models(paths):
+    """(name, path) of each policy; a folder of pops.py stands for three."""
+    for path in paths:
+        if path.is_dir():
+            pruned = sorted(path.glob("pruned_step_*.keras"), key=lambda found: (len(found.name), found.name))
+            if not pruned or not (path / "student.keras").exists():
+                raise ConfigurationError(f"{path}: holds no finished run of pops.py with its models")
+            yield from (
+                ("teacher", path / "teacher.keras"),
+                ("pruned only", pruned[0]),
+                ("shrunk", path / "student.keras"),
+            )
+        else:
+            yield path.stem, path
+
+
+def measured(arguments):
+    """Everything about the policy that `arguments.model` names, for report.json."""
+    from model import agents_of, count_weights
+    from train import report_rewards
+    from utils import Seeds
+
+    network, environment, config = common.read_policy(arguments)
+    seeds = Seeds(arguments.seed)
+    observations, outputs = export.played_observations(network, config, seeds, CALLS, "deploy")
+    weights, nonzero = count_weights(network)
+    result = {"weights": weights, "nonzero": nonzero, "multiply_accumulates": multiply_accumulates(network)}
+    bounds, compiler = config["model"]["bounds"], export.c_compiler()
+    with tempfile.TemporaryDirectory() as folder:
+        litert, onnx, header = (Path(folder, f"policy{suffix}") for suffix in export.SUFFIXES.values())
+        export.write_litert(network, litert)
+        files, times = (
+            {"keras": arguments.model, "litert": litert},
+            {"keras": time_of(keras_runtime(network), observations)},
+        )
+        times["litert"] = time_of(export.litert_runtime(litert), observations)
+        if not any(importlib.util.find_spec(name) is None for name in export.PACKAGES):
+            export.write_onnx(network, onnx)
+            files["onnx"], times["onnx"] = onnx, time_of(export.onnx_runtime(onnx), observations)
+        stacked = agents_of(environment).teacher.load(arguments.model, config["model"])
+        if stacked.settings["hidden_activation"] == "relu":
+            header.write_text(export.c_header(stacked.network, network.name, "policy", bounds=bounds))
+            files["c"] = header
+            if compiler:
+                times["c"] = c_time(export.CompiledPolicy(header, observations, outputs, compiler, bounds), observations)
+        result["bytes"] = {name: path.stat().st_size for name, path in files.items()}
+        result["gzip_bytes"] = {name: len(gzip.compress(path.read_bytes(), mtime=0)) for name, path in files.items()}
+    episodes = arguments.episodes or config["evaluation"]["report_episodes"]
+    rewards = report_rewards(network, config, seeds, episodes, "deploy")
+    return result | {"microseconds": times, "reward": rewards}
+
+
+def multiply_accumulates(network):
+    """Multiplications with a weight in one action, as runtimes do them, zeros included."""
+    total = 0
+    for layer in network.layers:
+        if layer.get_weights():
+            places = np.prod(layer.output.shape[1:-1], dtype=int)
+            total += int(places) * layer.get_weights()[0].size
+    return total
+
+
+def keras_runtime(network):
+    """A Keras network as the `..._runtime` functions of export.py give theirs, compiled for one observation."""
+    import tensorflow as tf
+
+    call = tf.function(network, jit_compile=False, reduce_retracing=True)
+    return lambda observations: (outputs := call(tf.constant(observations)).numpy(), outputs.argmax(-1))
+
+
+def time_of(run, observations):
+    """Time from an observation to its action, one at a time, in microseconds: median and 99th percentile."""
+    times = []
+    end = time.perf_counter() + SECONDS
+    for index in range(-WARM_UP, len(observations)):
+        start = time.perf_counter_ns()
+        run(observations[index : index + 1] if index >= 0 else observations[:1])
+        if index >= 0:
+            times.append(time.perf_counter_ns() - start)
+        if time.perf_counter() > end and len(times) >= WARM_UP:
+            break
+    return percentiles(times)
+
+
+def c_time(policy, observations):
+    """The same for a C policy, whose calls are timed some at a time, so that the percentile is of their means."""
+    times, end, groups = [], time.perf_counter() + SECONDS, len(observations) // C_CALLS
+    observations = np.ascontiguousarray(observations, policy.type)
+    size, room = observations[0].nbytes * C_CALLS, policy.room(C_CALLS)
+    for index in range(10 * groups):
+        start = time.perf_counter_ns()
+        policy.function(observations.ctypes.data + index % groups * size, C_CALLS, None, room.ctypes.data)
+        times.append((time.perf_counter_ns() - start) / C_CALLS)
+        if time.perf_counter() > end:
+            break
+    return percentiles(times)
+
+
+def percentiles(nanoseconds):
+    median, high = np.percentile(nanoseconds, [50, 99]) / 1000
+    return {"median": round(float(median), 4), "p99": round(float(high), 4)}
+
+
+NAMES = {"keras": "Keras", "litert": "LiteRT", "onnx": "ONNX", "c": "C"}
+
+
+def tables(rows):
+    """Two tables for the terminal: sizes and reward; times."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from utils import rewards_text
+
+    def table(title, headings):
+        made = Table("policy", title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for heading in headings:
+            made.add_column(heading, justify="right", no_wrap=True)
+        return made
+
+    runtimes = [name for name in NAMES if any(name in row["bytes"] for row in rows)]
+    sizes = table(
+        "bytes (compressed by gzip)",
+        ["nonzero weights", "multiplications", *(NAMES[name] for name in runtimes), "reward ± s.e."],
+    )
+    times = table("microseconds for an action on one thread: median (99th percentile)", [NAMES[name] for name in runtimes])
+    for row in rows:
+        weights = f"{row['nonzero']:,} of {row['weights']:,}" if row["nonzero"] < row["weights"] else f"{row['weights']:,}"
+        pairs = [
+            f"{row['bytes'][name]:,} ({row['gzip_bytes'][name]:,})" if name in row["bytes"] else "" for name in runtimes
+        ]
+        sizes.add_row(row["policy"], weights, f"{row['multiply_accumulates']:,}", *pairs, rewards_text(row["reward"]))
+        spent = [row["microseconds"].get(name) for name in runtimes]
+        times.add_row(row["policy"], *(f"{t['median']:,.4g} ({t['p99']:,.4g})" if t else "" for t in spent))
+    return sizes, times
+
+
+def draw(rows, path):
+    """Sizes, times and reward of the policies side by side. Returns the path."""
+    from matplotlib.figure import Figure
+
+    from files import replacing
+
+    figure = Figure((9.0, 3.6), dpi=150, layout="constrained")
+    panels = figure.subplots(1, 3)
+    places = np.arange(len(rows))
+    names = [row["policy"] for row in rows]
+    files = {"file": [row["bytes"]["litert"] for row in rows], "compressed": [row["gzip_bytes"]["litert"] for row in rows]}
+    times = {
+        title: [row["microseconds"].get(name, {}).get("median", np.nan) for row in rows]
+        for name, title in NAMES.items()
+        if any(name in row["microseconds"] for row in rows)
+    }
+    for panel, title, groups in (panels[0], "LiteRT file, bytes", files), (panels[1], "time for an action, µs", times):
+        width = 0.8 / len(groups)
+        for index, (label, values) in enumerate(groups.items()):
+            panel.bar(places + (index - (len(groups) - 1) / 2) * width, values, width, label=label)
+        panel.set_yscale("log")
+        panel.set_title(f"{title} (log scale)", fontsize="medium")
+        panel.legend(fontsize="small")
+    reward = [row["reward"] for row in rows]
+    panels[2].errorbar(places, [r["reward_mean"] for r in reward], [r["reward_stderr"] for r in reward], fmt="o", capsize=4)
+    panels[2].set_title("reward, mean ± standard error", fontsize="medium")
+    panels[2].set_ylim(min(0, panels[2].get_ylim()[0]), max(0, panels[2].get_ylim()[1]) * 1.1)
+    panels[2].set_xlim(-0.5, len(rows) - 0.5)
+    for panel in panels:
+        panel.set_xticks(places, names)
+        panel.grid(alpha=0.3, axis="y")
+    with replacing(path) as temporary:
+        figure.savefig(temporary)
+    return path
+
+
+if __name__ == "__main__":
+    main()

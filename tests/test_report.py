@@ -1,0 +1,185 @@
+"""What shows a run: report.html, TensorBoard's files, the progress bar; and the comparison of policies on a device."""
+
+import base64
+import csv
+import html.parser
+import importlib.util
+import io
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT, TEACHER, TINY, command, refused
+from PIL import Image
+from rich.console import Console
+
+import utils
+from configs import ConfigurationError
+from model import DQNPong, save_network
+from report import write_report
+from utils import result_rows
+
+
+class Page(html.parser.HTMLParser):
+    """The parts of a page: tags, text, and what it loads from elsewhere."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text, self.sources, self.open = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.sources += [value for name, value in attributes if name in ("src", "href")]
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag  # well-formed
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_the_report_of_a_run_is_one_page_that_needs_nothing_else(tiny_run):
+    page = Page((tiny_run / "report.html").read_text())
+    assert page.open == [] and "script" not in page.tags and "link" not in page.tags
+    assert page.sources and all(source.startswith("data:image/png;base64,") for source in page.sources)
+    for source in page.sources:
+        Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))).verify()
+    # The learning curves, size against reward, and two graphs for each of the two steps.
+    assert len(page.sources) == 1 + 1 + 2 * 2
+    text = " ".join(page.text)
+    summary, config = (json.loads((tiny_run / f"{name}.json").read_text()) for name in ("summary", "config"))
+    for cell in [cell for row in result_rows(summary) for cell in row]:
+        assert cell in text
+    assert f"ended: {summary['ended']}" in text and config["teacher_sha256"] in text
+    assert "learning_rate" in text and config["versions"]["tensorflow"] in text
+
+
+def test_names_in_a_report_are_text_not_tags(tiny_run, tmp_path):
+    for name in ("config.json", "summary.json", "metrics.csv"):
+        shutil.copy(tiny_run / name, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["environment"] = "<script>alert(1)</script>"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    page = Page(write_report(tmp_path).read_text())
+    assert "script" not in page.tags and "<script>alert(1)</script>" in "".join(page.text)
+
+
+def test_a_folder_without_a_run_has_no_report(tmp_path):
+    with pytest.raises(ConfigurationError, match="does not hold a finished run"):
+        write_report(tmp_path)
+    refused(command("report.py", tmp_path), str(tmp_path), "does not hold a finished run")
+
+
+def test_the_command_writes_the_page_again(tiny_run, tmp_path):
+    shutil.copytree(tiny_run, tmp_path / "run")
+    (tmp_path / "run" / "report.html").unlink()
+    result = command("report.py", tmp_path / "run")
+    assert result.returncode == 0 and "report.html" in result.stdout, result.stderr
+    assert (tmp_path / "run" / "report.html").read_bytes() == (tiny_run / "report.html").read_bytes()
+
+
+def test_the_bar_shows_phase_reward_and_sparsity(config, new_run, monkeypatch):
+    written = io.StringIO()
+    monkeypatch.setattr(utils, "console", Console(file=written, force_terminal=True, width=200))
+    run = new_run(config)
+    with run.watching():
+        run.progress("step 1: pruning", 30, 120)
+        row = {"step": 1, "iteration": 1, "update": 30, "weights": 200, "nonzero": 150, "learning_rate": 1e-3, "loss": 0.1}
+        run.metrics(phase="prune", rewards=np.array([10.0, 12.0]), **row)
+        run.bar.refresh()
+        run.progress("step 1: distilling", 1, 4)
+        run.bar.refresh()
+    text = written.getvalue()
+    assert "step 1: pruning" in text and "150 weights (25.0 % pruned), reward 11.0 ± 1.0" in text
+    assert "step 1: distilling" in text and "25%" in text and "-:--:--" in text  # no time left can be told yet
+    run.progress("step 1: distilling", 2, 4)  # nobody watches any more
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="TensorBoard is not installed")
+def test_tensorboard_has_the_rows_of_the_metrics(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    settings = [f"--set={setting}" for setting in TINY]
+    result = command("pops.py", "cartpole", "--out", tmp_path / "run", "--tensorboard", *settings)
+    assert result.returncode == 0, result.stderr
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"tensors": 0})
+    events.Reload()
+    with open(tmp_path / "run" / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["phase"] for row in rows} == {"prune", "distill"}
+    found = {}
+    for row in rows:
+        for name in ("reward_mean", "sparsity", "loss"):
+            found.setdefault(f"step {row['step']}, {row['phase']}/{name}", []).append(
+                (int(row["update"]), float(row[name]))
+            )
+    for tag, values in found.items():
+        tensors = [(event.step, float(make_ndarray(event.tensor_proto))) for event in events.Tensors(tag)]
+        assert tensors == pytest.approx(values)
+    assert "size_vs_reward" in events.Tags()["tensors"]
+
+
+def test_policies_are_compared_as_a_device_runs_them(tiny_run, tmp_path):
+    result = command("deploy_report.py", tiny_run, "--out", tmp_path / "deploy", "--episodes", 3)
+    assert result.returncode == 0, result.stderr
+    teacher, pruned, shrunk = rows = json.loads((tmp_path / "deploy" / "report.json").read_text())
+    assert [row["policy"] for row in rows] == ["teacher", "pruned only", "shrunk"]
+    assert teacher["multiply_accumulates"] == teacher["weights"] == pruned["weights"] == 99_584
+    assert pruned["nonzero"] < pruned["weights"] and shrunk["nonzero"] == shrunk["weights"] < pruned["nonzero"]
+    for row in rows:
+        assert {"keras", "litert"} <= set(row["bytes"]) and row["bytes"]["keras"] > row["gzip_bytes"]["keras"] > 0
+        for times in row["microseconds"].values():
+            assert 0 < times["median"] <= times["p99"]
+        assert row["reward"]["episodes"] == 3
+    assert abs(teacher["bytes"]["litert"] - pruned["bytes"]["litert"]) < 100  # the lengths of names
+    assert pruned["bytes"]["litert"] > 3 * shrunk["bytes"]["litert"]
+    assert teacher["gzip_bytes"]["litert"] > pruned["gzip_bytes"]["litert"]
+    assert teacher["bytes"]["keras"] == (tiny_run / "teacher.keras").stat().st_size
+    Image.open(tmp_path / "deploy" / "report.png").verify()
+    for words in ("99,584", "LiteRT", "microseconds for an action", "pruned only"):
+        assert words in result.stdout
+
+
+def test_multiplications_of_convolutions_count_every_place():
+    import sys
+
+    sys.path.insert(0, str(ROOT / "scripts"))
+    from deploy_report import multiply_accumulates
+
+    from configs import configuration
+
+    network = DQNPong(configuration("pong")["model"], [2, 3, 4, 5]).network
+    expected = 20**2 * 8**2 * 4 * 2 + 9**2 * 4**2 * 2 * 3 + 7**2 * 3**2 * 3 * 4 + 7**2 * 4 * 5 + 5 * 3
+    assert multiply_accumulates(network) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nosuch.keras"], ["nosuch.keras: cannot be read"]),
+        ([ROOT], ["holds no finished run of pops.py"]),
+        ([TEACHER, "--episodes", "1"], ["--episodes", "1 is not an integer from 2"]),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_one_line(arguments, words, tmp_path):
+    refused(command("deploy_report.py", *arguments, "--out", tmp_path / "deploy"), *words)
+
+
+def test_a_policy_with_tanh_has_no_c_header(tmp_path):
+    network = keras.Sequential(
+        [keras.Input([4]), keras.layers.Dense(4, "tanh"), keras.layers.Dense(2)], name="cartpole_pruned"
+    )
+    save_network(network, tmp_path / "pruned.keras")
+    out = tmp_path / "pruned.h"
+    result = command("export.py", tmp_path / "pruned.keras", "--format", "c", "--out", out)
+    refused(result, "has tanh", "students that were shrunk have ReLU")
+    result = command("deploy_report.py", tmp_path / "pruned.keras", "--out", tmp_path / "deploy", "--episodes", 2)
+    assert result.returncode == 0, result.stderr
+    (row,) = json.loads((tmp_path / "deploy" / "report.json").read_text())
+    assert "c" not in row["bytes"] and "litert" in row["microseconds"]
