@@ -5,7 +5,7 @@ import hashlib
 import keras
 import numpy as np
 
-from configs import RunFailed
+from configs import RunFailed, by_size
 from environments import check_spaces, configuration_of
 from files import checksum
 from model import agents_of
@@ -13,7 +13,7 @@ from prune import choosing_rewards, pops
 from report import write_report
 from teachers import TeacherFunction, load_teacher
 from train import Distilled, Task, fit_supervised, play_episodes
-from utils import Player, Run, Seeds, draw_run, log, portable, reward_statistics, rewards_text, single, standard_error
+from utils import Run, Seeds, draw_run, log, portable, reward_statistics, rewards_text, standard_error
 
 
 def compress(
@@ -58,18 +58,28 @@ def compress(
             origin = teacher.name, hashlib.sha256(content).hexdigest()
         else:
             origin = portable(teacher), checksum(teacher)
-    config["evaluation"] |= goal(function or agent.network, config, seeds)
     run = Run(out, "pops.py", environment, profile, seed, config, resume, origin, tensorboard)
-    if not run.finished:
-        with run.watching():
-            pops(agent or imitator(function, environment, config, seeds, run), config, seeds, run)
-    plots = draw_run(run.folder)
-    if run.events:
-        run.events.add_images(plots)
-    for path in [*plots, write_report(run.folder)]:
-        log(f"written: {path}")
-    run.finish()
-    return run.summary()
+    try:
+        if not run.finished:
+            with run.watching():
+                if function:
+                    agent = imitator(function, environment, with_goal(function, config, seeds, run), seeds, run)
+                pops(agent, with_goal(agent.network, config, seeds, run), seeds, run)
+        plots = draw_run(run.folder)
+        if run.events:
+            run.events.add_images(plots)
+        for path in [*plots, write_report(run.folder)]:
+            log(f"written: {path}")
+        run.finish()
+        return run.summary()
+    finally:
+        run.unlock()
+
+
+def with_goal(policy, config, seeds, run):
+    """The configuration with the objective and the lower bound that `goal` gives."""
+    kind = "network" if isinstance(policy, keras.Model) else "function"
+    return config | {"evaluation": config["evaluation"] | run.once(("goal", kind), goal, policy, config, seeds)}
 
 
 def goal(policy, config, seeds):
@@ -85,9 +95,8 @@ def goal(policy, config, seeds):
         # A student has to be above it, which it could not where every episode gives the most there is.
         objective = float(np.nextafter(rewards.mean() - standard_error(rewards), -np.inf))
     if lower_bound is None:
-        player = Player(single(policy), config["environment"], episodes, config["evaluation"]["acting"], epsilon=1.0)
-        rewards = player.evaluate(seeds.environment("select", "random"))[0]
-        player.close()
+        randomly = config | {"evaluation": config["evaluation"] | {"epsilon": 1.0}}
+        rewards, _ = play_episodes(policy, randomly, seeds, episodes, "select", "random")
         if rewards.mean() >= objective:
             raise RunFailed(
                 f"the objective, {objective:.6g}, is not above the reward of random actions, "
@@ -105,7 +114,7 @@ def imitator(function, environment, config, seeds, run):
     """
     agents = agents_of(environment)
     settings = config["model"] | {"output_activation": "linear", "hidden_activation": "relu"}
-    student = agents.student(settings, members=config["distill"]["members"])
+    student = agents.student(settings, members=by_size(config["distill"]["members"], 100))
     rewards = choosing_rewards(function, config, seeds, run, "function")
     task = Task(config, seeds, function, rewards, sum(student.layer_sizes()), None, run)
     distilled = Distilled(*run.once(("imitator",), fit_supervised, student, task, 0))
@@ -115,6 +124,10 @@ def imitator(function, environment, config, seeds, run):
             f"{rewards_text(reward_statistics(distilled.rewards))}, not the objective, "
             f"{config['evaluation']['objective']:.6g}; try other model.widths"
         )
+    log(
+        f"a network of {'-'.join(map(str, student.widths))} hidden units imitates the teacher, whose reward is "
+        f"{rewards_text(reward_statistics(rewards))}"
+    )
     agent = agents.teacher(settings)
     agent.network.set_weights(distilled.weights)
     return agent

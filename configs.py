@@ -105,9 +105,8 @@ def _is_rates(rates):
     )
 
 
-def _is_rate_table(table):
-    if _is_number(table):
-        return 0 < table <= 1
+def _is_size_table(table, fits):
+    """[[above_percent, entry], ..., [0, entry]]: entries, each of which fits, by size of the student."""
     if not (isinstance(table, list) and table and all(isinstance(row, list) and len(row) == 2 for row in table)):
         return False
     bounds = [row[0] for row in table]
@@ -115,9 +114,25 @@ def _is_rate_table(table):
         all(_is_number(bound) and 0 <= bound <= 100 for bound in bounds)
         and bounds == sorted(set(bounds), reverse=True)
         and bounds[-1] == 0
-        and all(_is_rates(row[1]) for row in table)
+        and all(fits(row[1]) for row in table)
     )
 
+
+def by_size(setting, percent):
+    """The entry of a table for a student of `percent` % of the original weights; what is no table is for all."""
+    if not isinstance(setting, list):
+        return setting
+    return next(entry for above, entry in setting if percent > above)
+
+
+def _is_rate_table(table):
+    return 0 < table <= 1 if _is_number(table) else _is_size_table(table, _is_rates)
+
+
+MEMBERS = Rule(
+    "an integer from 1 to 256, or a table [[above_percent, integer], ..., [0, integer]]",
+    lambda v: integer(1, 256).fits(v) or _is_size_table(v, integer(1, 256).fits),
+)
 
 RATE_TABLE = Rule(
     "a number above 0, up to 1, or a table [[above_percent, [[last_epoch, rate], ..., [null, rate]]], ..., [0, ...]]",
@@ -134,9 +149,9 @@ def linear(first, last, epochs):
 
 def learning_rate(table, percent, epoch):
     """The learning rate for a student of `percent` % of the original weights in its `epoch`-th epoch (from 1)."""
-    if _is_number(table):
-        return float(table)
-    rates = next(rates for above, rates in table if percent > above)
+    rates = by_size(table, percent)
+    if _is_number(rates):
+        return float(rates)
     return float(next(rate for last_epoch, rate in rates if last_epoch is None or epoch <= last_epoch))
 
 
@@ -203,7 +218,7 @@ SETTINGS = {
         "rollbacks": (integer(0), "rollbacks after which IPP ends"),
     },
     "distill": {
-        "members": (integer(1, 256), "initialisations trained side by side; the best one is kept"),
+        "members": (MEMBERS, "initialisations trained side by side, by size of the student; the best one is kept"),
         "hidden_bias": (number(-10, 10), "value that hidden biases start from"),
         "epochs": (integer(1), "epochs at most (n)"),
         "updates": (integer(1), "minibatch updates in an epoch"),
@@ -565,7 +580,7 @@ PONG_FAST = {
         "rollbacks": 2,
     },
     "distill": {
-        "members": 1,
+        "members": [[1, 1], [0, 3]],
         "hidden_bias": 0.1,
         "epochs": 8,
         "updates": 2_500,
@@ -574,9 +589,9 @@ PONG_FAST = {
         "episodes": 10,
         "confirm_episodes": 30,
         "patience": 1,
-        "until": "teacher",
+        "until": "objective",
         "optimizer": "adam",
-        "learning_rate": [[1, linear(1e-3, 5e-5, 8)], [0, linear(4e-3, 2e-4, 8)]],
+        "learning_rate": [[1, linear(1e-3, 1e-4, 8)], [0, linear(2e-3, 1e-4, 8)]],
     },
     "pops": {"sizes": "live_units", "min_change": 0, "retries": 1},
 }

@@ -129,7 +129,10 @@ def check_spaces(config):
             f"they must be Box and {wanted.__name__}"
         )
     count = int(actions.n) if discrete else actions.shape[0]
-    for key, value in (("observation_shape", list(observations.shape)), ("actions", count)):
+    wanted = [("observation_shape", list(observations.shape)), ("actions", count)]
+    if not discrete:
+        wanted.append(("bounds", [actions.low.tolist(), actions.high.tolist()]))
+    for key, value in wanted:
         if model[key] != value:
             raise ConfigurationError(f"model.{key}: {model[key]} does not fit {name}, which has {value}")
 
@@ -254,7 +257,9 @@ class Single:
 
 def draw_rate(settings):
     """Steps a second at which an environment is meant to be watched."""
-    return 60 // AtariEnvironments.FRAMES if is_atari(settings) else 50
+    if is_atari(settings):
+        return 60 // AtariEnvironments.FRAMES
+    return _make_one(settings).metadata.get("render_fps", 50)
 
 
 def _results(count, space):
@@ -276,7 +281,10 @@ class ProcessEnvironments:
     def __init__(self, settings, count, autoreset):
         self.single_observation_space, self.single_action_space = spaces(settings)
         self.results = _results(count, self.single_observation_space)
-        self.workers = _workers(json.dumps(settings), max(1, min(cores(), count // self.COPIES)))
+        # Other processes know only the environments that Gymnasium itself registers.
+        everywhere = str(gymnasium.spec(settings["id"]).entry_point).startswith("gymnasium.")
+        processes = max(1, min(cores(), count // self.COPIES)) if everywhere else 1
+        self.workers = _workers(json.dumps(settings), processes)
         bounds = [count * part // len(self.workers) for part in range(len(self.workers) + 1)]
         self.shares = [slice(*pair) for pair in itertools.pairwise(bounds)]
         self.number, self.autoreset = next(self._numbers), autoreset

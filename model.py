@@ -320,7 +320,8 @@ class DQNAgent:
             raise ConfigurationError(
                 f"{path}: is a critic, {network.name}, which chooses no actions; give the actor's file"
             )
-        if environment in ENVIRONMENTS and environment != cls.environment:
+        same = environment in ENVIRONMENTS and ENVIRONMENTS[environment]["paper"]["environment"]["id"] == cls.environment
+        if environment in ENVIRONMENTS and environment != cls.environment and not same:
             raise ConfigurationError(f"{path}: is a policy for {environment}, {network.name}, not for {cls.environment}")
         check_shapes(network, path, settings)
         layers = [layer for layer in network.layers if not isinstance(layer, keras.layers.InputLayer)]

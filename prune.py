@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import tensorflow as tf
 
-from configs import RunFailed, learning_rate
+from configs import RunFailed, by_size, learning_rate
 from model import agents_of, count_weights, kernels
 from train import (
     Distilled,
@@ -403,7 +403,12 @@ def pops(teacher, config, seeds, run):
 
     also = config["evaluation"]["also"]
     log(f"PoPS: a teacher of {task.original_weights:,} weights")
-    summary = {"teacher": {"widths": teacher.widths, **report(teacher.network, task, "teacher", also=also)}, "steps": []}
+    goal = {key: config["evaluation"][key] for key in ("objective", "lower_bound")}
+    summary = {
+        **goal,
+        "teacher": {"widths": teacher.widths, **report(teacher.network, task, "teacher", also=also)},
+        "steps": [],
+    }
     if summary["teacher"]["reward_mean"] <= config["evaluation"]["objective"]:
         raise RunFailed(
             f"the teacher's reward, {rewards_text(summary['teacher'])}, is not above the objective, "
@@ -533,7 +538,8 @@ def shrink(student_class, settings, widths, larger, count, task, step):
     """
     attempts = []
     while widths and len(attempts) <= task.config["pops"]["retries"]:
-        student = student_class(settings, widths, members=task.config["distill"]["members"])
+        percent = 100 * sum(count(widths)) / task.original_weights
+        student = student_class(settings, widths, members=by_size(task.config["distill"]["members"], percent))
         attempt = len(attempts) + 1
         distilled = Distilled(*task.run.once(("distilled", step, attempt), fit_supervised, student, task, step, attempt))
         weights = sum(count(widths))

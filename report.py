@@ -37,16 +37,18 @@ def write_report(folder):
         with open(folder / "metrics.csv", newline="") as file:
             rows = list(csv.DictReader(file))
         title = f"{config['environment']}, seed {config['seed']}, {config['command']}"
-        parts = [_results(summary), _learning(folder, rows, config), _plots(folder), _settings(config)]
+        parts = [_results(summary), _settings(config)]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ConfigurationError(f"{folder}: does not hold a finished run ({error})") from None
+    parts[1:1] = [_learning(folder, rows, config, summary), _plots(folder)]
     head = (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>PoPS: {html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
     )
     with replacing(folder / "report.html") as temporary:
-        temporary.write_text(head + f"<h1>PoPS: {html.escape(title)}</h1>\n" + "\n".join(parts) + "\n</body>\n</html>\n")
+        body = f"<h1>PoPS: {html.escape(title)}</h1>\n" + "\n".join(parts) + "\n</body>\n</html>\n"
+        temporary.write_text(head + body, encoding="utf-8")
     return folder / "report.html"
 
 
@@ -77,13 +79,18 @@ def _figure(path, text):
     return f'<figure><img alt="{html.escape(text)}" src="data:image/png;base64,{image}"></figure>'
 
 
-def _learning(folder, rows, config):
-    path = draw_rewards(rows, config, folder / "rewards.png")
+def _learning(folder, rows, config, summary):
+    path = draw_rewards(rows, config, summary, folder / "rewards.png")
     return "<h2>Evaluations</h2>\n" + _figure(path, "reward of every evaluation against time, and the loss")
 
 
+def _number(name):
+    """The number of a graph's step, and its name."""
+    return int(name.removesuffix(".png").rpartition("_")[2]), name
+
+
 def _plots(folder):
-    names = ["size_vs_reward.png", *sorted(path.name for path in folder.glob("*_step_*.png"))]
+    names = ["size_vs_reward.png", *sorted((path.name for path in folder.glob("*_step_*.png")), key=_number)]
     figures = [_figure(folder / name, Path(name).stem.replace("_", " ")) for name in names if (folder / name).exists()]
     return "<h2>Graphs</h2>\n" + "\n".join(figures) if figures else ""
 

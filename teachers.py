@@ -72,10 +72,13 @@ def from_stable_baselines(path, kind, settings):
     try:
         import torch
     except ImportError:
+        torch = None
+    # Older ones can be made to run code by files that were made for that.
+    if torch is None or tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
         raise ConfigurationError(
-            f"{path}: a file of Stable-Baselines3, for which PyTorch is missing; install with: "
+            f"{path}: a file of Stable-Baselines3, for which PyTorch 2.6 or newer is missing; install with: "
             "pip install -r requirements-sb3.txt"
-        ) from None
+        )
     try:
         with zipfile.ZipFile(path) as archive:
             data = json.loads(archive.read("data"))
@@ -93,6 +96,10 @@ def from_stable_baselines(path, kind, settings):
     stack = [name for name in names if re.fullmatch(dense, name)]
     actor_critic = policy == "stable_baselines3.common.policies"
     expected = (actor_critic or policy == "stable_baselines3.dqn.policies") and stack
+    if not images:  # layers of an extractor of features would be missing
+        expected = expected and not any("features_extractor" in name for name in names)
+    extractor = options.get("features_extractor_class", "NatureCNN")
+    expected = expected and ("NatureCNN" in extractor or "FlattenExtractor" in extractor)
     if not expected or bool(images) != issubclass(kind, ConvolutionalAgent) or data.get("use_sde"):
         wanted = "a CNN policy" if issubclass(kind, ConvolutionalAgent) else "an MLP policy"
         raise ConfigurationError(f"{path}: its policy is not {wanted} of DQN, PPO or A2C, as this environment needs")
@@ -167,7 +174,8 @@ class TeacherFunction:
         return tf.ensure_shape(outputs, (observations.shape[0], self.settings["actions"]))
 
     def _values(self, observations):
-        values = np.asarray(self.function(observations), np.float32)
+        # Copies, as what TensorFlow passes and keeps must not be changed by the function, nor later.
+        values = np.array(self.function(observations.copy()), np.float32)
         wanted = (len(observations), self.settings["actions"])
         if values.shape != wanted or not np.isfinite(values).all():
             raise ConfigurationError(

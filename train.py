@@ -235,7 +235,7 @@ def fit_supervised(student, task, step, attempt=1):
             return state, best, best_score, in_a_row, epoch, position_within(done, generator, task, replay)
 
         updates = (epoch - 1) * settings["updates"] + done[0]
-        task.run.progress(f"step {step}: distilling", updates, settings["epochs"] * settings["updates"])
+        task.run.progress(f"step {step}: distilling, size {attempt}", updates, settings["epochs"] * settings["updates"])
         task.run.checkpoint(content, "distill", step, attempt)
 
     for epoch in range(first, settings["epochs"] + 1):

@@ -31,6 +31,8 @@ from files import Checkpoints, Damaged, lock, replacing, unfinished, write_json
 from model import kernels, read_network, save_network
 
 ROOT = Path(__file__).resolve().parent
+# It would warn that loops are compiled anew: those of a Player are, for every evaluation.
+tf.get_logger().setLevel("ERROR")
 
 
 # Seeds
@@ -655,7 +657,7 @@ class Events:
 
     def __init__(self, folder, rows):
         shutil.rmtree(folder, ignore_errors=True)
-        self.writer = tf.summary.create_file_writer(str(folder))
+        self.writer, self.rows = tf.summary.create_file_writer(str(folder)), 0
         for row in rows:
             self.add(row)
 
@@ -664,7 +666,8 @@ class Events:
         values = dict(zip(Run.COLUMNS, row, strict=True))
         teacher = values["phase"] == "teacher"  # its steps are the environment's, the others those of PoPS
         name = "teacher" if teacher else f"step {values['step']}, {values['phase']}"
-        with self.writer.as_default(step=int(values["step" if teacher else "update"])):
+        self.rows += 1  # updates begin again with every size that is tried and every rollback
+        with self.writer.as_default(step=int(values["step"]) if teacher else self.rows):
             for scalar in self.SCALARS:
                 if values[scalar] != "":
                     tf.summary.scalar(f"{name}/{scalar}", values[scalar])
@@ -872,8 +875,13 @@ def _weights_axis(axes, label):
     axes.grid(alpha=0.3)
 
 
-def _reward_axis(axes, config):
-    objective = config["settings"]["evaluation"]["objective"]
+def objective_of(config, summary):
+    """The objective of a run: what its settings leave open is in its summary."""
+    return summary.get("objective", config["settings"]["evaluation"]["objective"])
+
+
+def _reward_axis(axes, run):
+    objective = objective_of(run["config"], run["summary"])
     axes.axhline(objective, color="tab:green", linestyle="--", linewidth=1, label=f"objective, {objective:g}")
     axes.set_ylabel("reward (mean ± standard error)")
 
@@ -894,7 +902,7 @@ def draw_sparsity(run, entry, path):
         color="tab:red",
         label=f"kept: {pruned['nonzero']:,} weights, {rewards_text(pruned)} over {pruned['episodes']:,} fresh episodes",
     )
-    _reward_axis(axes, run["config"])
+    _reward_axis(axes, run)
     _weights_axis(axes, f"nonzero weights of {pruned['weights']:,}")
     axes.set_title(f"{run['config']['environment']}: pruning in PoPS step {step}")
     axes.legend(fontsize="small")
@@ -926,7 +934,7 @@ def draw_sizes(runs, path):
     if matching:
         label = CHOICES["smallest_matching_teacher"]
         axes.plot(*zip(*matching, strict=True), "*", markersize=13, color="gold", mec="black", zorder=3, label=label)
-    _reward_axis(axes, runs[0]["config"])
+    _reward_axis(axes, runs[0])
     _weights_axis(axes, "weights of the dense student (log scale)")
     low, high = axes.get_ylim()
     axes.set_ylim(min(0, low), high + 0.1 * (high - min(0, low)))
@@ -952,12 +960,12 @@ def draw_weights(before, after, path):
     return _save(figure, path)
 
 
-def draw_rewards(rows, config, path):
+def draw_rewards(rows, config, summary, path):
     """Reward of every evaluation of a run against time, and below it the loss.
 
     Args:
         rows: metrics.csv as dictionaries of text.
-        config: what config.json holds.
+        config, summary: what config.json and summary.json hold.
     """
     figure = Figure((7.0, 5.4), dpi=150, layout="constrained")
     upper, lower = figure.subplots(2, sharex=True, height_ratios=(2, 1))
@@ -969,8 +977,8 @@ def draw_rewards(rows, config, path):
             label = {"teacher": "teacher", "prune": "pruning", "distill": "distilling a smaller student"}[phase]
             upper.errorbar(seconds / 60, mean, error, fmt=".", color=color, capsize=2, linewidth=1, label=label)
             lower.plot(seconds / 60, loss, ".", color=color)
-    objective = config["settings"]["evaluation"]["objective"]
     if config["command"] == "pops.py":
+        objective = objective_of(config, summary)
         upper.axhline(objective, color="tab:green", linestyle="--", linewidth=1, label=f"objective, {objective:g}")
     upper.set_ylabel("reward (mean ± standard error)")
     upper.legend(fontsize="small")

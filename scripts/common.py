@@ -97,10 +97,9 @@ def check_tensorboard(arguments):
 
 
 def import_tensorflow():
-    """Imports TensorFlow without what it prints about graphics processors that it does not find, and about retracing."""
+    """Imports TensorFlow without what it prints about graphics processors that it does not find."""
     with quiet():
-        import tensorflow
-    tensorflow.get_logger().setLevel("ERROR")
+        import tensorflow  # noqa: F401
 
 
 def read_policy(arguments):

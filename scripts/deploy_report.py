@@ -15,7 +15,6 @@ from configs import ConfigurationError
 CALLS = 1000  # timed actions of a runtime, or as many as fit in
 SECONDS = 5
 WARM_UP = 20  # actions before, which are not timed
-C_CALLS = 100  # actions of a C policy that are timed together, as one takes less than reading the clock
 
 
 def main():
@@ -44,8 +43,11 @@ def main():
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
         make_folder(arguments.out)
-        rows = []
-        for name, path in named_models(arguments.models):
+        rows, models = [], list(named_models(arguments.models))
+        environments = {common.read_policy(arguments)[1] for _, arguments.model in models}  # before any is measured
+        if len(environments) > 1:
+            raise ConfigurationError(f"these are policies for different environments: {', '.join(sorted(environments))}")
+        for name, path in models:
             arguments.model = path
             log(f"{path} ...")
             rows.append({"policy": name, "file": str(path), **measured(arguments)})
@@ -64,10 +66,11 @@ def named_models(paths):
             pruned = sorted(path.glob("pruned_step_*.keras"), key=lambda found: (len(found.name), found.name))
             if not pruned or not (path / "student.keras").exists():
                 raise ConfigurationError(f"{path}: holds no finished run of pops.py with its models")
+            folder = f"{path.name}: " if len(paths) > 1 else ""
             yield from (
-                ("teacher", path / "teacher.keras"),
-                ("pruned only", pruned[0]),
-                ("shrunk", path / "student.keras"),
+                (f"{folder}teacher", path / "teacher.keras"),
+                (f"{folder}pruned only", pruned[0]),
+                (f"{folder}shrunk", path / "student.keras"),
             )
         else:
             yield path.stem, path
@@ -142,16 +145,14 @@ def time_of(run, observations):
 
 
 def c_time(policy, observations):
-    """The same for a C policy, whose calls are timed some at a time, so that the percentile is of their means."""
-    times, end, groups = [], time.perf_counter() + SECONDS, len(observations) // C_CALLS
-    observations = np.ascontiguousarray(observations, policy.type)
-    size, room = observations[0].nbytes * C_CALLS, policy.room(C_CALLS)
-    for index in range(10 * groups):
+    """The same for a C policy. An action takes less than reading the clock, so these are of means over all observations."""
+    policy(observations)  # not timed
+    observations, room = np.ascontiguousarray(observations, policy.type), policy.room(len(observations))
+    times, end = [], time.perf_counter() + SECONDS
+    while len(times) < CALLS and time.perf_counter() < end:
         start = time.perf_counter_ns()
-        policy.function(observations.ctypes.data + index % groups * size, C_CALLS, None, room.ctypes.data)
-        times.append((time.perf_counter_ns() - start) / C_CALLS)
-        if time.perf_counter() > end:
-            break
+        policy.function(observations.ctypes.data, len(observations), None, room.ctypes.data)
+        times.append((time.perf_counter_ns() - start) / len(observations))
     return percentiles(times)
 
 
@@ -164,7 +165,7 @@ NAMES = {"keras": "Keras", "litert": "LiteRT", "onnx": "ONNX", "c": "C"}
 
 
 def tables(rows):
-    """Two tables for the terminal: sizes and reward; times."""
+    """Tables for the terminal: size and reward; files; files compressed; times."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -177,20 +178,18 @@ def tables(rows):
         return made
 
     runtimes = [name for name in NAMES if any(name in row["bytes"] for row in rows)]
-    sizes = table(
-        "bytes (compressed by gzip)",
-        ["nonzero weights", "multiplications", *(NAMES[name] for name in runtimes), "reward ± s.e."],
-    )
-    times = table("microseconds for an action on one thread: median (99th percentile)", [NAMES[name] for name in runtimes])
+    titles = [NAMES[name] for name in runtimes]
+    sizes = table("", ["nonzero weights", "multiplications", "reward ± s.e."])
+    files, compressed = table("bytes of the file", titles), table("bytes of the file, compressed by gzip", titles)
+    times = table("microseconds for an action on one thread: median (99th percentile)", titles)
     for row in rows:
         weights = f"{row['nonzero']:,} of {row['weights']:,}" if row["nonzero"] < row["weights"] else f"{row['weights']:,}"
-        pairs = [
-            f"{row['bytes'][name]:,} ({row['gzip_bytes'][name]:,})" if name in row["bytes"] else "" for name in runtimes
-        ]
-        sizes.add_row(row["policy"], weights, f"{row['multiply_accumulates']:,}", *pairs, rewards_text(row["reward"]))
+        sizes.add_row(row["policy"], weights, f"{row['multiply_accumulates']:,}", rewards_text(row["reward"]))
+        for kind, key in ((files, "bytes"), (compressed, "gzip_bytes")):
+            kind.add_row(row["policy"], *(f"{row[key][name]:,}" if name in row[key] else "" for name in runtimes))
         spent = [row["microseconds"].get(name) for name in runtimes]
         times.add_row(row["policy"], *(f"{t['median']:,.4g} ({t['p99']:,.4g})" if t else "" for t in spent))
-    return sizes, times
+    return sizes, files, compressed, times
 
 
 def draw(rows, path):
@@ -215,7 +214,7 @@ def draw(rows, path):
             panel.bar(places + (index - (len(groups) - 1) / 2) * width, values, width, label=label)
         panel.set_yscale("log")
         panel.set_title(f"{title} (log scale)", fontsize="medium")
-        panel.legend(fontsize="small")
+        panel.legend(fontsize="small", ncols=len(groups), loc="upper center", bbox_to_anchor=(0.5, -0.08), columnspacing=1)
     reward = [row["reward"] for row in rows]
     panels[2].errorbar(places, [r["reward_mean"] for r in reward], [r["reward_stderr"] for r in reward], fmt="o", capsize=4)
     panels[2].set_title("reward, mean ± standard error", fontsize="medium")

@@ -3,6 +3,7 @@
 import json
 
 import common
+from configs import ConfigurationError
 
 
 def main():
@@ -27,6 +28,8 @@ def main():
 
         if arguments.acting == "greedy":
             config = varied(config, "greedy")
+        elif arguments.acting and config["model"]["bounds"]:
+            raise ConfigurationError("--sample: for discrete actions only")
         elif arguments.acting:
             config["evaluation"]["acting"] = arguments.acting
         rewards = report_rewards(network, config, Seeds(arguments.seed), arguments.episodes, "evaluate")

@@ -80,8 +80,10 @@ def main():
                 compiler = c_compiler()
                 run = CompiledPolicy(path, observations, outputs, compiler, bounds) if compiler else None
             if run:
-                check = check_numbers if config["model"]["bounds"] else check_actions
-                check(run, observations, outputs, exact=not arguments.int8)
+                if bounds := config["model"]["bounds"]:
+                    check_numbers(run, observations, outputs, bounds, exact=not arguments.int8)
+                else:
+                    check_actions(run, observations, outputs, exact=not arguments.int8)
                 check_reward(run, network, config, seeds, episodes)
                 if arguments.format == "c":
                     log(f"time: {run.nanoseconds(observations):,.1f} ns an action ({' '.join([*compiler, *FLAGS])})")
@@ -165,12 +167,19 @@ def check_actions(run, observations, expected, exact):
         raise RunFailed(f"{different:,} of {len(same):,} actions are not the Keras model's")
 
 
-def check_numbers(run, observations, expected, exact):
-    """The same as `check_actions` for continuous actions, which must be the same but for rounding."""
+def check_numbers(run, observations, expected, bounds, exact):
+    """The same as `check_actions` for continuous actions, which must be the same but for rounding.
+
+    Args:
+        bounds: least and greatest values of actions. A runtime that gives only outputs leaves these to its user.
+    """
     from utils import log
 
-    outputs = np.concatenate([run(observations[first : first + ROWS])[0] for first in range(0, len(observations), ROWS)])
-    error, largest = np.abs(outputs - expected).max(), np.abs(expected).max()
+    results = [run(observations[first : first + ROWS]) for first in range(0, len(observations), ROWS)]
+    outputs, actions = (np.concatenate(parts) for parts in zip(*results, strict=True))
+    if actions.shape != outputs.shape:
+        actions = np.clip(outputs, *bounds)
+    error, largest = np.abs(actions - np.clip(expected, *bounds)).max(), np.abs(bounds).max()
     log(
         f"actions: of {len(outputs):,}, none differs from the Keras model's by more than {error:.2g}, "
         f"of up to {largest:.3g}"
@@ -192,6 +201,7 @@ def check_reward(run, network, config, seeds, episodes):
     from utils import log, rewards_text
 
     def exported(observations):
+        observations = tf.cast(observations, network.inputs[0].dtype)
         outputs = tf.numpy_function(lambda batch: run(batch)[0], [observations], tf.float32)
         return tf.ensure_shape(outputs, [observations.shape[0], config["model"]["actions"]])
 

@@ -14,11 +14,12 @@ def main():
     parser.add_argument("--seed", type=common.SEED, default=0, metavar="N", help="of the episodes (0)")
     parser.add_argument("--seconds", type=common.integer(1, 600), default=20, metavar="N", help="at most (20)")
     parser.add_argument("--height", type=common.integer(50, 1000), default=210, metavar="N", help="of the pictures (210)")
+    parser.add_set_argument("change one setting of configs.py; may be given more than once")
     arguments = parser.parse_args()
 
     def command():
         if arguments.environment in ENVIRONMENTS:
-            configuration(arguments.environment)  # before TensorFlow, whose import takes seconds
+            configuration(arguments.environment, assignments=arguments.set)  # before TensorFlow, whose import takes seconds
         if arguments.out.suffix != ".gif":
             raise ConfigurationError(f"--out {arguments.out}: the name of a GIF file ends with .gif")
         common.import_tensorflow()
@@ -26,7 +27,7 @@ def main():
         from model import check_shapes, count_weights, read_network
         from utils import Seeds, log, make_folder
 
-        config = configuration_of(arguments.environment)
+        config = configuration_of(arguments.environment, assignments=arguments.set)
         make_folder(arguments.out.parent)
         rate = draw_rate(config["environment"])
         films = []

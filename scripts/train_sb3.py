@@ -43,6 +43,7 @@ def main():
             raise ConfigurationError(f"--out {arguments.out}: a name that ends with .zip is needed")
         if not importlib.util.find_spec("stable_baselines3"):
             raise ConfigurationError("stable_baselines3 is missing; install with: pip install stable-baselines3")
+        common.import_tensorflow()  # it comes along with what follows, and would print more
         import stable_baselines3
         import torch
         from stable_baselines3.common.env_util import make_vec_env

@@ -8,12 +8,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import TINY, command, refused
+from conftest import TEACHER, TINY, command, refused
 
 import environments
 from compress import compress, goal
 from configs import ConfigurationError, RunFailed, configuration
-from environments import ProcessEnvironments, configuration_of, describe, make_environments
+from environments import ProcessEnvironments, check_spaces, configuration_of, describe, make_environments
+from export import check_numbers
 from model import DQNPong, agents_of, read_network, save_network
 from teachers import TeacherFunction, is_stable_baselines, load_teacher
 from train import evaluate_network
@@ -164,6 +165,35 @@ def test_a_function_is_imitated_and_compressed(tmp_path):
     assert again["teacher"] == summary["teacher"]
 
 
+def test_a_derived_objective_stands_in_the_summary_and_a_run_goes_on_with_it(tmp_path):
+    settings = [*IMITATED[:-1], "evaluation.lower_bound=null", "checkpoint.seconds=0", "pops.steps=1"]
+    summary = compress(upright, "CartPole-v1", tmp_path / "run", settings=settings)
+    teacher = summary["teacher"]
+    assert summary["objective"] == pytest.approx(teacher["reward_mean"] - teacher["reward_stderr"])
+    assert summary["lower_bound"] < summary["objective"]
+    again = compress(upright, "CartPole-v1", tmp_path / "run", settings=settings, resume=True)
+    assert again == summary
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["settings"]["evaluation"]["objective"] is None
+
+
+def test_environments_that_the_caller_registered_are_played_in_one_process(monkeypatch):
+    monkeypatch.setattr(environments, "cores", lambda: 2)
+    register(monkeypatch)
+    copies = make_environments({"id": "odd/Odd-v0", "max_episode_steps": 5}, 20, autoreset=False)
+    assert len(copies.shares) == 1
+    copies.reset(seed=0)
+    ends = [copies.step(np.zeros(20, np.int64))[3].all() for _ in range(5)]
+    assert ends == [False] * 4 + [True]
+
+
+def test_a_teacher_for_cartpole_is_one_for_gymnasiums_cartpole():
+    settings = configuration_of("CartPole-v1")["model"]
+    assert load_teacher(TEACHER, "CartPole-v1", settings).widths == (256, 256, 128)
+    with pytest.raises(ConfigurationError, match="is a policy for cartpole"):
+        load_teacher(TEACHER, "Acrobot-v1", configuration_of("Acrobot-v1")["model"])
+
+
 def test_a_function_that_cannot_be_imitated_ends_the_run(tmp_path):
     hard = [*IMITATED, "evaluation.objective=400", "distill.epochs=1"]
     with pytest.raises(RunFailed, match=r"imitates the teacher reached .* not the objective, 400; try other model.widths"):
@@ -300,6 +330,18 @@ def test_settings_for_discrete_actions_do_not_fit_continuous_ones():
     ):
         with pytest.raises(ConfigurationError, match=words):
             configuration_of("Pendulum-v1", assignments=[setting])
+    config = configuration_of("Pendulum-v1", assignments=["model.bounds=[[-1],[1]]"])
+    with pytest.raises(ConfigurationError, match=r"model\.bounds: \[\[-1\], \[1\]\] does not fit Pendulum-v1"):
+        check_spaces(config)
+
+
+def test_actions_of_another_runtime_must_stay_within_the_bounds(capsys):
+    expected, bounds = np.array([[-5.0], [0.5], [9.0]], np.float32), [[-2.0], [2.0]]
+    check_numbers(lambda o: (expected, np.clip(expected, -2, 2)), np.zeros((3, 3)), expected, bounds, exact=True)
+    assert "of 3, none differs from the Keras model's by more than 0, of up to 2" in capsys.readouterr().out
+    check_numbers(lambda o: (expected, expected.argmax(-1)), np.zeros((3, 3)), expected, bounds, exact=True)
+    with pytest.raises(RunFailed, match="differ from the Keras model's by up to 1"):
+        check_numbers(lambda o: (expected, np.clip(expected, -2, 3)), np.zeros((3, 3)), expected, bounds, exact=True)
 
 
 # The command
@@ -377,7 +419,9 @@ def test_stable_baselines_without_pytorch_says_what_to_install(tmp_path, monkeyp
         archive.writestr("policy.pth", b"")
     assert is_stable_baselines(tmp_path / "a.zip")
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
-    with pytest.raises(ConfigurationError, match=r"PyTorch is missing; install with: pip install -r requirements-sb3\.txt"):
+    with pytest.raises(
+        ConfigurationError, match=r"PyTorch 2\.6 or newer is missing; install with: pip install -r requirements-sb3\.txt"
+    ):
         load_teacher(tmp_path / "a.zip", "CartPole-v1", configuration_of("CartPole-v1")["model"])
 
 

@@ -11,6 +11,7 @@ from configs import (
     ENVIRONMENTS,
     PROFILES,
     ConfigurationError,
+    by_size,
     configuration,
     learning_rate,
     linear,
@@ -33,6 +34,15 @@ def test_paper_profile_has_the_papers_settings():
     prune = config["prune"]
     assert (prune["iterations"], prune["updates"], prune["frequency"], prune["end"]) == (125, 20_000, 10, 500_000)
     assert (prune["tau"], prune["optimizer"], prune["final_sparsity"], prune["batch_size"]) == (0.01, "rmsprop", 0.99, 128)
+
+
+def test_members_by_size():
+    members = configuration("pong")["distill"]["members"]
+    assert [by_size(members, percent) for percent in (100, 10, 1.01, 1, 0.2)] == [1, 1, 1, 3, 3]
+    assert by_size(configuration("cartpole")["distill"]["members"], 5) == 8
+    for wrong in ("0", "[]", "[[0,0]]", "[[1,2]]", "[[0,1],[1,2]]", "[[1,1.5],[0,1]]"):
+        with pytest.raises(ConfigurationError, match=r"^distill\.members: .* is not an integer from 1 to 256, or a table"):
+            configuration("cartpole", assignments=[f"distill.members={wrong}"])
 
 
 def test_paper_profile_of_lunarlander():

@@ -147,9 +147,6 @@ def test_policies_are_compared_as_a_device_runs_them(tiny_run, tmp_path):
 
 
 def test_multiplications_of_convolutions_count_every_place():
-    import sys
-
-    sys.path.insert(0, str(ROOT / "scripts"))
     from deploy_report import multiply_accumulates
 
     from configs import configuration
