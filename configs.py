@@ -580,7 +580,7 @@ PONG_FAST = {
         "rollbacks": 2,
     },
     "distill": {
-        "members": [[1, 1], [0, 3]],
+        "members": [[1, 1], [0, 4]],
         "hidden_bias": 0.1,
         "epochs": 8,
         "updates": 2_500,
