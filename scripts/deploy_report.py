@@ -1,7 +1,6 @@
 """Compares policies as a device would run them: file sizes, arithmetic, time for an action in four runtimes, and reward."""
 
 import gzip
-import importlib.util
 import tempfile
 import time
 from pathlib import Path
@@ -91,15 +90,13 @@ def measured(arguments):
     with tempfile.TemporaryDirectory() as folder:
         litert, onnx, header = (Path(folder, f"policy{suffix}") for suffix in export.SUFFIXES.values())
         export.write_litert(network, litert)
-        files, times = (
-            {"keras": arguments.model, "litert": litert},
-            {"keras": time_of(keras_runtime(network), observations)},
-        )
-        times["litert"] = time_of(export.litert_runtime(litert), observations)
-        if not any(importlib.util.find_spec(name) is None for name in export.PACKAGES):
+        files = {"keras": arguments.model, "litert": litert}
+        runtimes = {"keras": keras_runtime(network), "litert": export.litert_runtime(litert)}
+        times = {name: time_of(run, observations) for name, run in runtimes.items()}
+        if not export.missing_packages():
             export.write_onnx(network, onnx)
             files["onnx"], times["onnx"] = onnx, time_of(export.onnx_runtime(onnx), observations)
-        stacked = agents_of(environment).teacher.load(arguments.model, config["model"])
+        stacked = agents_of(environment).teacher.from_network(network, config["model"], arguments.model)
         if stacked.settings["hidden_activation"] == "relu":
             header.write_text(export.c_header(stacked.network, network.name, "policy", bounds=bounds))
             files["c"] = header

@@ -59,7 +59,7 @@ def main():
         from utils import Seeds, log, make_folder
 
         make_folder(arguments.out.parent)
-        seeds = Seeds(arguments.seed)
+        seeds, bounds = Seeds(arguments.seed), config["model"]["bounds"]
         observations, outputs = played_observations(network, config, seeds, arguments.observations, "check")
         episodes = arguments.episodes or (10 if is_atari(config["environment"]) else 100)
         log(f"{arguments.model}: {environment}, {count_weights(network)[0]:,} weights")
@@ -74,13 +74,12 @@ def main():
                 write_onnx(network, path)
                 run = onnx_runtime(path)
             else:
-                stacked = agents_of(environment).teacher.load(arguments.model, config["model"]).network
-                bounds = config["model"]["bounds"]
+                stacked = agents_of(environment).teacher.from_network(network, config["model"], arguments.model).network
                 path.write_text(c_header(stacked, network.name, arguments.out.stem, arguments.int8, bounds))
                 compiler = c_compiler()
                 run = CompiledPolicy(path, observations, outputs, compiler, bounds) if compiler else None
             if run:
-                if bounds := config["model"]["bounds"]:
+                if bounds:
                     check_numbers(run, observations, outputs, bounds, exact=not arguments.int8)
                 else:
                     check_actions(run, observations, outputs, exact=not arguments.int8)
@@ -101,11 +100,16 @@ def check_arguments(arguments):
     suffix = SUFFIXES[arguments.format]
     if arguments.out.suffix != suffix:
         raise ConfigurationError(f"--out {arguments.out}: --format {arguments.format} needs a name that ends with {suffix}")
-    missing = [name for name in PACKAGES if not importlib.util.find_spec(name)]
+    missing = missing_packages()
     if arguments.format == "onnx" and missing:
         raise ConfigurationError(
             f"--format onnx: {', '.join(missing)} missing; install with: pip install -r requirements-export.txt"
         )
+
+
+def missing_packages():
+    """Those that ONNX needs and that are not installed."""
+    return [name for name in PACKAGES if not importlib.util.find_spec(name)]
 
 
 # The checks

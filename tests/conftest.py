@@ -48,6 +48,16 @@ def new_run(tmp_path):
     return make
 
 
+class Evil:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return open, (str(self.trace), "w")
+
+
 def rows_of(run):
     """A run's metrics as dictionaries."""
     return [dict(zip(run.COLUMNS, row, strict=True)) for row in run.rows[1:]]

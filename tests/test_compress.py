@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import TEACHER, TINY, command, refused
+from conftest import TEACHER, TINY, Evil, command, refused
 
 import environments
 from compress import compress, goal
@@ -505,19 +505,9 @@ def test_stable_baselines_files_of_other_kinds_are_refused(tmp_path):
         load_teacher(stable_baselines(tmp_path / "a.zip", good), "pong", configuration("pong")["model"])
 
 
-class Malicious:
-    """Runs code when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
-
-
 def test_stable_baselines_files_run_no_code(tmp_path):
     pytest.importorskip("torch")
-    path = stable_baselines(tmp_path / "a.zip", {"q_net.q_net.0.weight": Malicious(tmp_path / "ran")})
+    path = stable_baselines(tmp_path / "a.zip", {"q_net.q_net.0.weight": Evil(tmp_path / "ran")})
     with pytest.raises(ConfigurationError, match="damaged, or no file of Stable-Baselines3"):
         load_teacher(path, "CartPole-v1", configuration_of("CartPole-v1")["model"])
     assert not (tmp_path / "ran").exists()

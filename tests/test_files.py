@@ -12,7 +12,7 @@ import zipfile
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT, TEACHER
+from conftest import ROOT, TEACHER, Evil
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -158,14 +158,6 @@ def test_an_archive_without_a_seal_is_a_model_from_elsewhere_but_no_checkpoint(t
     path.write_bytes(content)
     with pytest.raises((Damaged, zipfile.BadZipFile)):
         check_seal(path, needed=False)
-
-
-class Evil:
-    def __init__(self, trace):
-        self.trace = trace
-
-    def __reduce__(self):
-        return open, (str(self.trace), "w")
 
 
 def test_a_pickled_array_is_refused_and_not_run(tmp_path):
