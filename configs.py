@@ -194,6 +194,11 @@ SETTINGS = {
         "refill": (FLAG, "fill it again before every iteration and epoch (paper), or once for the whole run"),
         "epsilon": (number(0, 1), "share of random actions while the teacher fills it"),
         "student_states": (integer(0), "states that students visit in an evaluation, and that join it (DAgger)"),
+        "student_steps": (integer(0), "steps that students go on with games of theirs after each epoch, for the same"),
+        "least_spread": (
+            number(0),
+            "states are drawn in proportion to how far the teacher's outputs lie apart, at least this; 0: all alike",
+        ),
     },
     "prune": {
         "iterations": (integer(1), "IPP iterations at most (n)"),
@@ -222,12 +227,14 @@ SETTINGS = {
         "hidden_bias": (number(-10, 10), "value that hidden biases start from"),
         "epochs": (integer(1), "epochs at most (n)"),
         "updates": (integer(1), "minibatch updates in an epoch"),
+        "evaluate_every": (integer(1), "epochs between evaluations"),
         "episodes": (integer(2), "episodes in an evaluation, for each member"),
         "confirm_episodes": (NONE_OR_SEVERAL, "further episodes on which the chosen member must meet the objective again"),
         "patience": (integer(1), "evaluations in a row above the objective after which it counts as met"),
         "until": (one_of("objective", "teacher"), "ends when the objective is met, or when the teacher is matched too"),
         "batch_size": (integer(1, 65536), "states in a minibatch"),
         "tau": (positive(1000), "temperature of the teacher's softmax (τ)"),
+        "averaging": (number(0, 0.999999), "decay of the running mean of the weights, which is the student; 0: none"),
         "optimizer": (one_of("rmsprop", "adam"), "how gradients become updates"),
         "learning_rate": (RATE_TABLE, "by size of the student in percent and by epoch"),
     },
@@ -346,6 +353,8 @@ CARTPOLE = {
         "refill": True,
         "epsilon": 0.0,
         "student_states": 0,
+        "student_steps": 0,
+        "least_spread": 0.0,
     },
     "prune": {
         "iterations": 125,
@@ -371,12 +380,14 @@ CARTPOLE = {
         "hidden_bias": 0.0,
         "epochs": 125,
         "updates": 20_000,
+        "evaluate_every": 1,
         "episodes": 10,
         "confirm_episodes": 0,
         "patience": 5,
         "until": "objective",
         "batch_size": 128,
         "tau": 0.01,
+        "averaging": 0.0,
         "optimizer": "rmsprop",
         "learning_rate": [*_DISTILLATION_RATES, [0, _by_epoch(_EPOCHS, (1e-3, 5e-4, 2e-4, 1e-4))]],
     },
@@ -563,7 +574,9 @@ PONG_FAST = {
         "environments": 64,
         "refill": False,
         "epsilon": 0.2,
-        "student_states": 12_000,
+        "student_states": 2_000,
+        "student_steps": 50,
+        "least_spread": 0.02,
     },
     "prune": {
         "iterations": 12,
@@ -582,16 +595,18 @@ PONG_FAST = {
     "distill": {
         "members": [[1, 1], [0, 4]],
         "hidden_bias": 0.1,
-        "epochs": 8,
-        "updates": 2_500,
+        "epochs": 40,
+        "updates": 500,
+        "evaluate_every": 5,
         "batch_size": 64,
         "tau": 0.05,
+        "averaging": 0.999,
         "episodes": 10,
         "confirm_episodes": 30,
         "patience": 1,
         "until": "objective",
         "optimizer": "adam",
-        "learning_rate": [[1, linear(1e-3, 1e-4, 8)], [0, linear(2e-3, 1e-4, 8)]],
+        "learning_rate": [[1, linear(1e-3, 1e-4, 40)], [0, linear(2e-3, 1e-4, 40)]],
     },
     "pops": {"sizes": "live_units", "min_change": 0, "retries": 1},
 }
@@ -768,6 +783,12 @@ def validate(config):
     )
     require(
         "prune", "updates", prune["updates"] % prune["evaluate_every"] == 0, "is not a multiple of prune.evaluate_every"
+    )
+    distill = config["distill"]
+    every = distill["evaluate_every"]
+    require("distill", "epochs", distill["epochs"] % every == 0, "is not a multiple of distill.evaluate_every")
+    require(
+        "replay", "student_steps", not (config["model"]["bounds"] and replay["student_steps"]), "is for discrete actions"
     )
     require("replay", "capacity", replay["capacity"] >= replay["observe"], "is below replay.observe")
     require("replay", "student_states", replay["student_states"] <= replay["capacity"], "is above replay.capacity")

@@ -73,6 +73,7 @@ class TrainingState(NamedTuple):
         moments: the optimiser's running means of gradients, then of their squares, each like `weights`.
         update: float32 scalar, updates so far.
         clock: float32 scalar, time t of the pruning schedule, in updates.
+        averages: running means of `weights`, for a student that is averaged; else empty.
     """
 
     weights: list
@@ -80,12 +81,18 @@ class TrainingState(NamedTuple):
     moments: tuple
     update: tf.Tensor
     clock: tf.Tensor
+    averages: list
+
+    @property
+    def played(self):
+        """The weights to play with: averaged ones if there are any."""
+        return self.averages or self.weights
 
 
-def initial_state(weights, masks=()):
+def initial_state(weights, masks=(), averaged=False):
     weights = [tf.convert_to_tensor(w) for w in weights]
-    zeros = [tf.zeros_like(w) for w in weights]
-    return TrainingState(weights, list(masks), (zeros, list(zeros)), tf.constant(0.0), tf.constant(0.0))
+    zeros, averages = [tf.zeros_like(w) for w in weights], list(weights) if averaged else []
+    return TrainingState(weights, list(masks), (zeros, list(zeros)), tf.constant(0.0), tf.constant(0.0), averages)
 
 
 def adam(weight, gradient, mean, square, update, rate, epsilon=1e-7):
@@ -115,11 +122,18 @@ def apply_gradients(optimizer, state, gradients, rate):
     return state._replace(weights=weights, moments=(means, squares), update=update)
 
 
+def average(state, decay):
+    """Moves the averages on to the weights. The first ones count less, so that they are soon forgotten."""
+    decay = tf.minimum(decay, state.update / (state.update + 10))
+    means = [decay * mean + (1 - decay) * weight for mean, weight in zip(state.averages, state.weights, strict=True)]
+    return state._replace(averages=means)
+
+
 # Distillation
 
 
 @lru_cache(maxsize=4)
-def _student_block(student, optimizer, tau, schedule):
+def _student_block(student, optimizer, tau, schedule, averaging):
     """Compiles a block of student updates for `train_student`."""
     optimizer = OPTIMIZERS[optimizer]
 
@@ -136,8 +150,8 @@ def _student_block(student, optimizer, tau, schedule):
                 tape.watch(state.weights)
                 outputs = student(state.weights, state.masks, observations[index][None])
                 loss = student.loss(teacher_outputs[index], outputs, tau)
-            gradients = tape.gradient(loss, state.weights)
-            return index + 1, apply_gradients(optimizer, state, gradients, rate), total + loss
+            state = apply_gradients(optimizer, state, tape.gradient(loss, state.weights), rate)
+            return index + 1, average(state, averaging) if averaging else state, total + loss
 
         updates = tf.shape(observations)[0]
         total = tf.zeros([student.members])
@@ -168,7 +182,7 @@ def train_student(
     Returns:
         The new state and the mean loss of one state in nats, float32 [members].
     """
-    block = _student_block(student, settings["optimizer"], settings["tau"], schedule)
+    block = _student_block(student, settings["optimizer"], settings["tau"], schedule, settings.get("averaging", 0))
     batch = settings["batch_size"]
     work = batch * student.members * (sum(student.layer_sizes()) + 1000)
     most = max(1, min(BLOCK_BYTES // (batch * replay.entry_bytes()), BLOCK_WORK // work))
@@ -220,19 +234,22 @@ def fit_supervised(student, task, step, attempt=1):
     """
     settings, goal = task.config["distill"], task.config["evaluation"]
     weights = student.initial_weights(task.seeds.generator("initial_weights", step, attempt), settings["hidden_bias"])
-    state = initial_state(weights, student.full_masks())
+    state = initial_state(weights, student.full_masks(), averaged=settings["averaging"] > 0)
     percent = task.percent(student)
     player = student_player(student, task, settings["episodes"])
+    games = StudentGames(student, task, step, attempt)
     replay = task.replay or StateMemory(task.config, task.teacher, task.seeds)
     best, best_score, in_a_row = None, (False, False, -np.inf), np.zeros(student.members, int)
     first, within = 1, None
     if saved := task.run.interrupted("distill", step, attempt):
-        state, best, best_score, in_a_row, first, within = saved
+        state, best, best_score, in_a_row, played, first, within = saved
         state, best = TrainingState(*state), best and Distilled(*best)
+        games.restore(played)
 
     def on_block(state, done):
         def content():
-            return state, best, best_score, in_a_row, epoch, position_within(done, generator, task, replay)
+            position = position_within(done, generator, task, replay)
+            return state, best, best_score, in_a_row, games.content(), epoch, position
 
         updates = (epoch - 1) * settings["updates"] + done[0]
         task.run.progress(f"step {step}: distilling, size {attempt}", updates, settings["epochs"] * settings["updates"])
@@ -249,6 +266,9 @@ def fit_supervised(student, task, step, attempt=1):
             student, state, replay, settings, generator, settings["updates"], rate, done=done, on_block=on_block
         )
         check_loss(losses, "distill", step, state)
+        games.go_on(state, replay, epoch)
+        if epoch % settings["evaluate_every"]:
+            continue
         rewards = evaluate_student(player, state, task, replay, *purpose)
         scores = lower_confidence(rewards, goal["confidence"])
         member = int(scores.argmax())
@@ -263,7 +283,7 @@ def fit_supervised(student, task, step, attempt=1):
             loss=float(losses[member]),
             rewards=rewards[member],
         )
-        network, chosen_by = student.plain(state.weights, state.masks, member), rewards[member]
+        network, chosen_by = student.plain(state.played, state.masks, member), rewards[member]
         in_a_row = np.where(scores > goal["objective"], in_a_row + 1, 0)
         met, confirmed = bool(in_a_row.max() >= settings["patience"]), False
         if met and settings["confirm_episodes"]:
@@ -326,15 +346,16 @@ def varied(config, variation):
     return config | {group: config[group] | changes for group, changes in VARIATIONS[variation].items()}
 
 
-def evaluation_player(policy, config, episodes, members=1):
+def evaluation_player(policy, config, episodes, members=1, autoreset=False):
     """A Player that acts as the configuration says for evaluations."""
     settings = config["evaluation"]
-    return Player(policy, config["environment"], episodes, settings["acting"], settings["epsilon"] or None, members)
+    acting, epsilon = settings["acting"], settings["epsilon"] or None
+    return Player(policy, config["environment"], episodes, acting, epsilon, members, autoreset)
 
 
 def student_player(student, task, episodes):
     """A Player for all members of a student; its `evaluate` takes the seed, the weights and the masks."""
-    return evaluation_player(student, task.config, episodes, members=student.members)
+    return evaluation_player(student, task.config, episodes, student.members)
 
 
 def evaluate_student(player, state, task, replay, *purpose):
@@ -345,7 +366,7 @@ def evaluate_student(player, state, task, replay, *purpose):
     """
     wanted, visited = task.config["replay"]["student_states"], Visited()
     seed = task.seeds.environment("select", *purpose)
-    rewards = player.evaluate(seed, state.weights, state.masks, visited=visited.add if wanted else None)
+    rewards = player.evaluate(seed, state.played, state.masks, visited=visited.add if wanted else None)
     if wanted:
         states = np.concatenate(visited.states)
         count = min(len(states), wanted)
@@ -401,6 +422,13 @@ class StateMemory(ReplayMemory):
     def add(self, **batch):
         super().add(**batch)
         self.added += len(batch["observations"])
+
+    def rows(self, generator, shape):
+        if not self.config["replay"]["least_spread"]:
+            return super().rows(generator, shape)
+        spread = np.ptp(self.arrays["teacher_outputs"][: self.size], axis=1)
+        shares = np.cumsum(np.maximum(spread, self.config["replay"]["least_spread"]), dtype=np.float64)
+        return np.searchsorted(shares[:-1], shares[-1] * generator.random(shape), side="right")
 
     def add_from(self, source):
         """Adds what comes from a source, and forgets sources of which nothing is left."""
@@ -463,6 +491,55 @@ class StateMemory(ReplayMemory):
             self.add_from(source)
             if isinstance(source, Part):
                 source.arrays = None
+
+
+class StudentGames:
+    """Games that students go on with while they learn; the states join the replay, with the teacher's outputs (DAgger).
+
+    A student that fails always in the same place gets there again and again, until it has learnt what to do.
+
+    Args:
+        student: a student of model.py, whose members share the copies.
+        task: Task.
+        purpose: what the games are for; their random numbers follow from it.
+    """
+
+    def __init__(self, student, task, *purpose):
+        self.task, self.purpose = task, purpose
+        self.steps, self.actions = task.config["replay"]["student_steps"], []
+        if self.steps:
+            copies = max(1, task.config["replay"]["environments"] // student.members)
+            self.player = evaluation_player(student, task.config, copies, student.members, autoreset=True)
+            self.over = np.zeros(student.members * copies, bool)
+
+    def _seed(self, *which):
+        return self.task.seeds.environment("train", "student_games", *self.purpose, *which)
+
+    def go_on(self, state, replay, epoch):
+        """Plays `student_steps` steps more, and adds what was seen."""
+        if not self.steps:
+            return
+        visited, begun = [], len(self.actions) > 0
+
+        def on_step(step):
+            # No action is taken in the last state of a game: the environment only starts over.
+            visited.append(step.observations[~self.over])
+            self.actions.append(step.actions.astype(np.int16))
+            self.over = step.ended
+            return len(visited) < self.steps
+
+        seed = self._seed(epoch) if begun else self._seed()
+        # Not with averaged weights: these change more, and so do the games.
+        self.player.play(seed, on_step, state.weights, state.masks, go_on=begun)
+        replay.add_visited(np.concatenate(visited))
+
+    def content(self):
+        """What `restore` needs, for a checkpoint: all actions so far, which are then taken again."""
+        return np.array(self.actions)
+
+    def restore(self, actions):
+        if len(actions):
+            self.actions, self.over = list(actions), self.player.retrace(self._seed(), actions)
 
 
 class Visited:

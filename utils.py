@@ -287,8 +287,12 @@ class ReplayMemory:
 
     def sample(self, generator, updates, batch_size):
         """Minibatches for a block of updates: a list of arrays [updates, batch_size, *shape], in the fields' order."""
-        rows = generator.integers(self.size, size=(updates, batch_size), dtype=np.int32)
+        rows = self.rows(generator, (updates, batch_size))
         return [np.take(array, rows, axis=0) for array in self.arrays.values()]
+
+    def rows(self, generator, shape):
+        """Draws entries: integers [*shape]."""
+        return generator.integers(self.size, size=shape, dtype=np.int32)
 
 
 class Transitions(ReplayMemory):

@@ -50,7 +50,8 @@ RUNS = {
     ),
     "LunarLander, PoPS": (
         *("pops.py", "lunarlander", ["--teacher", TEACHER]),
-        PRUNE_AND_SHRINK.format(-2000, -3000) + " replay.student_states=50",
+        PRUNE_AND_SHRINK.format(-2000, -3000)
+        + " replay.student_states=50 replay.student_steps=5 replay.least_spread=0.1 distill.averaging=0.9",
     ),
 }
 
@@ -283,7 +284,7 @@ def random_small_settings(generator, environment):
     """Random settings of a run that takes seconds, as `group.key=value`."""
     config = configuration(environment, generator.choice(PROFILES))
     observe = generator.randint(16, 300)
-    evaluate_every = generator.randint(1, 20)
+    evaluate_every, epochs_between = generator.randint(1, 20), generator.randint(1, 2)
     begin = generator.randint(0, 20)
     initial = generator.choice([0, 0, 0.3])
     settings = {
@@ -300,6 +301,8 @@ def random_small_settings(generator, environment):
         "replay.refill": generator.choice(["true", "false"]),
         "replay.epsilon": generator.choice([0, 0.5, 1]),
         "replay.student_states": generator.choice([0, 1, observe]),
+        "replay.student_steps": generator.choice([0, 1, 20]),
+        "replay.least_spread": generator.choice([0, 0.1, 10]),
         "prune.iterations": generator.randint(1, 3),
         "prune.evaluate_every": evaluate_every,
         "prune.updates": evaluate_every * generator.randint(1, 3),
@@ -318,7 +321,9 @@ def random_small_settings(generator, environment):
         "prune.rollbacks": generator.randint(0, 2),
         "distill.members": generator.randint(1, 3),
         "distill.hidden_bias": generator.choice([-10, 0, 0.3]),
-        "distill.epochs": generator.randint(1, 2),
+        "distill.epochs": epochs_between * generator.randint(1, 2),
+        "distill.evaluate_every": epochs_between,
+        "distill.averaging": generator.choice([0, 0.5, 0.999]),
         "distill.updates": generator.randint(1, 20),
         "distill.episodes": generator.randint(2, 4),
         "distill.confirm_episodes": generator.choice([0, 2, 3]),

@@ -249,8 +249,9 @@ TINY_POPS = (
     "environment.max_episode_steps=40 evaluation.objective=-5 evaluation.lower_bound=-6 evaluation.confidence=0 "
     "evaluation.choose_episodes=2 evaluation.report_episodes=3 replay.observe=100 replay.capacity=300 "
     "replay.environments=4 replay.student_states=30 prune.iterations=2 prune.updates=4 prune.evaluate_every=4 "
-    "prune.episodes=2 prune.batch_size=8 prune.end=8 prune.frequency=2 prune.final_sparsity=0.8 distill.epochs=1 "
-    "distill.updates=4 distill.episodes=2 distill.confirm_episodes=2 distill.batch_size=8 pops.steps=1"
+    "prune.episodes=2 prune.batch_size=8 prune.end=8 prune.frequency=2 prune.final_sparsity=0.8 distill.epochs=2 "
+    "distill.evaluate_every=2 distill.updates=4 distill.episodes=2 distill.confirm_episodes=2 distill.batch_size=8 "
+    "replay.student_steps=3 pops.steps=1"
 ).split()
 
 

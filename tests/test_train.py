@@ -13,8 +13,10 @@ from model import ActorLunarLander, CartPoleDQN, CriticLunarLander, StudentCartP
 from prune import PruningSchedule, iterative_pruning_policy_distillation
 from train import (
     StateMemory,
+    StudentGames,
     Task,
     adam,
+    average,
     check_loss,
     evaluate_student,
     fit_supervised,
@@ -243,6 +245,70 @@ def test_fit_supervised_reports_whether_the_objective_was_met(config, teacher_ta
         assert distilled.met is met
         assert distilled.epochs == task.run.evaluations == (1 if met else config["distill"]["epochs"])
         assert distilled.rewards.shape == (config["distill"]["episodes"],)
+
+
+def test_states_are_drawn_in_proportion_to_how_far_the_teachers_outputs_lie_apart(config, teacher_task):
+    outputs = np.array([[0, 0.1], [0.5, 0.2], [1, 1], [-1, 1]], np.float32)
+    for least, shares in ((0.0, [1, 1, 1, 1]), (0.2, [0.2, 0.3, 0.2, 2])):
+        task, _ = teacher_task(config | {"replay": config["replay"] | {"least_spread": least}})
+        replay = StateMemory(task.config, task.teacher, task.seeds)
+        replay.add(observations=np.zeros((4, 4)), teacher_outputs=outputs)
+        rows = replay.rows(np.random.default_rng(0), (100, 400))
+        counts = np.bincount(rows.flat, minlength=4)
+        np.testing.assert_allclose(counts / 40_000, np.array(shares) / np.sum(shares), atol=0.01)
+        assert rows.shape == (100, 400) and len(counts) == 4  # nothing beyond what it holds
+
+
+def test_averages_are_means_of_the_weights_that_soon_forget_the_first():
+    state, mean = initial_state([np.array([4.0], np.float32)], averaged=True), 4.0
+    for update in range(1, 60):
+        state = average(state._replace(weights=[tf.constant([np.sin(update)], tf.float32)], update=update * 1.0), 0.8)
+        decay = min(0.8, update / (update + 10))
+        mean = decay * mean + (1 - decay) * np.sin(update)
+    np.testing.assert_allclose(state.played[0], [mean], rtol=1e-5)
+    assert initial_state([np.zeros(1)]).played[0].shape == [1]  # the weights, where nothing is averaged
+
+
+def test_a_student_whose_weights_are_averaged_is_the_average(config, teacher_task):
+    config = config | {"distill": config["distill"] | {"epochs": 1, "averaging": 0.9}}
+    task, _ = teacher_task(config)
+    student, seen = StudentCartPole(config["model"], (2, 2, 2), members=2), []
+    plain = student.plain
+    student.plain = lambda weights, masks, member: seen.append(weights) or plain(weights, masks, member)
+    state, step = None, train.train_student
+
+    def noting_state(*arguments, **named):
+        nonlocal state
+        state, losses = step(*arguments, **named)
+        return state, losses
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "train_student", noting_state)
+        fit_supervised(student, task, step=1)
+    assert seen[0] is state.averages
+    assert not np.allclose(state.averages[0], state.weights[0])
+
+
+def test_games_that_students_go_on_with_join_the_replay(config, teacher_task):
+    changes = {"capacity": 2000, "student_steps": 30, "environments": 5}
+    task, agent = teacher_task(config | {"replay": config["replay"] | changes})
+    student = StudentCartPole(config["model"], (2, 2, 2), members=2)
+    state = initial_state(student.initial_weights(np.random.default_rng(0), 0.3), student.full_masks())
+    replay = StateMemory(task.config, task.teacher, task.seeds)
+    games = StudentGames(student, task, 1)
+    games.go_on(state, replay, 1)
+    ended = 30 * 4 - replay.size  # two copies for each member; the last state of an episode does not count
+    assert 2 <= ended <= 20
+    games.go_on(state, replay, 2)
+    states = replay.arrays["observations"][: replay.size]
+    np.testing.assert_allclose(replay.arrays["teacher_outputs"][: replay.size], agent.network(states), rtol=1e-4, atol=1e-5)
+    assert abs(states[:, 0]).max() <= 2.4 and abs(states[:, 2]).max() <= 0.2095
+    starts = np.abs(states).max(axis=1) <= 0.05  # where an episode begins
+    assert starts[:4].all() and 4 + 2 * ended - 8 <= starts.sum() <= 4 + 2 * ended + 8  # games went on in between
+    again = StudentGames(student, task, 1)
+    again.restore(games.content())
+    np.testing.assert_array_equal(again.player.observations, games.player.observations)
+    np.testing.assert_array_equal(again.over, games.over)
 
 
 def test_states_that_students_visit_join_the_replay_with_the_teachers_outputs(config, teacher_task):
@@ -491,8 +557,10 @@ def test_ipp_goes_on_to_the_bit_from_its_checkpoints(monkeypatch, config, teache
 @pytest.mark.parametrize("refill", [True, False])
 def test_distillation_goes_on_to_the_bit_from_its_checkpoints(monkeypatch, config, teacher_task, new_run, refill):
     config = config | {
-        "distill": config["distill"] | {"epochs": 3, "updates": 20, "patience": 2},
-        "replay": config["replay"] | {"refill": refill, "observe": 100, "student_states": 0 if refill else 10},
+        "distill": config["distill"] | {"epochs": 3, "updates": 20, "patience": 2, "averaging": 0 if refill else 0.9},
+        "replay": config["replay"]
+        | {"refill": refill, "observe": 100}
+        | ({} if refill else {"student_states": 10, "student_steps": 30, "least_spread": 0.1}),
         "evaluation": config["evaluation"] | {"objective": 10, "confidence": 1},
         "checkpoint": {"seconds": 0},
     }
