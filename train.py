@@ -5,6 +5,7 @@ not variables: that is faster, and going back to an earlier state is keeping its
 variables under TensorFlow, so the two update rules stand here.
 """
 
+import math
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -368,7 +369,7 @@ def evaluate_student(player, state, task, replay, *purpose):
     seed = task.seeds.environment("select", *purpose)
     rewards = player.evaluate(seed, state.played, state.masks, visited=visited.add if wanted else None)
     if wanted:
-        states = np.concatenate(visited.states)
+        states = visited.states()
         count = min(len(states), wanted)
         drawn = task.seeds.generator("student_states", *purpose).choice(len(states), count, replace=False)
         replay.add_visited(states[drawn])
@@ -519,19 +520,19 @@ class StudentGames:
         """Plays `student_steps` steps more, and adds what was seen."""
         if not self.steps:
             return
-        visited, begun = [], len(self.actions) > 0
+        visited, begun = Visited(), len(self.actions) > 0
 
         def on_step(step):
             # No action is taken in the last state of a game: the environment only starts over.
-            visited.append(step.observations[~self.over])
+            visited.add(step.observations[~self.over])
             self.actions.append(step.actions.astype(np.int16))
             self.over = step.ended
-            return len(visited) < self.steps
+            return visited.steps < self.steps
 
         seed = self._seed(epoch) if begun else self._seed()
         # Not with averaged weights: these change more, and so do the games.
         self.player.play(seed, on_step, state.weights, state.masks, go_on=begun)
-        replay.add_visited(np.concatenate(visited))
+        replay.add_visited(visited.states().copy())
 
     def content(self):
         """What `restore` needs, for a checkpoint: all actions so far, which are then taken again."""
@@ -543,23 +544,34 @@ class StudentGames:
 
 
 class Visited:
-    """Collects states that students visit: all of them, or every second, fourth, ... step if they took too much memory."""
+    """Collects states that students visit: all of them, or every second, fourth, ... step if they took too much memory.
+
+    They lie in one array. Thousands of small ones, made in TensorFlow's threads, leave gaps in memory that stay.
+    """
 
     LIMIT = 2**29  # bytes
 
     def __init__(self):
-        self.states, self.bytes, self.step, self.stride = [], 0, 0, 1
+        self.array, self.counts, self.steps, self.stride = None, [], 0, 1
 
     def add(self, states):
-        """Takes the states of one step, [n, *observation_shape]."""
-        if self.step % self.stride == 0:
-            self.states.append(states)
-            self.bytes += states.nbytes
-        self.step += 1
-        if self.bytes > self.LIMIT:
-            self.stride *= 2
-            self.states = self.states[::2]
-            self.bytes = sum(states.nbytes for states in self.states)
+        """Takes the states of one step, [n, *observation_shape]; no later step has more than the first."""
+        if self.array is None:
+            size = states.itemsize * math.prod(states.shape[1:])
+            self.array = np.empty((max(self.LIMIT // size, 2 * len(states)), *states.shape[1:]), states.dtype)
+        used = sum(self.counts)
+        while used + len(states) > len(self.array):
+            kept = self.array[:used][np.repeat(np.arange(len(self.counts)) % 2 == 0, self.counts)]
+            self.counts, self.stride, used = self.counts[::2], 2 * self.stride, len(kept)
+            self.array[:used] = kept
+        if self.steps % self.stride == 0:
+            self.array[used : used + len(states)] = states
+            self.counts.append(len(states))
+        self.steps += 1
+
+    def states(self):
+        """[n, *observation_shape]"""
+        return self.array[: sum(self.counts)]
 
 
 # The teacher

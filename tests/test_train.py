@@ -289,6 +289,17 @@ def test_a_student_whose_weights_are_averaged_is_the_average(config, teacher_tas
     assert not np.allclose(state.averages[0], state.weights[0])
 
 
+def test_visited_states_are_all_of_them_or_those_of_every_second_fourth_step(monkeypatch, generator):
+    monkeypatch.setattr(train.Visited, "LIMIT", 100 * 8)
+    visited, steps = train.Visited(), [np.full((8 - index // 8, 2), index, np.float32) for index in range(60)]
+    for count, step in enumerate(steps, 1):
+        visited.add(step)
+        states = np.concatenate(steps[: count : visited.stride])
+        np.testing.assert_array_equal(visited.states(), states)
+        assert len(states) <= 100
+    assert visited.stride == 4 and visited.steps == 60
+
+
 def test_games_that_students_go_on_with_join_the_replay(config, teacher_task):
     changes = {"capacity": 2000, "student_steps": 30, "environments": 5}
     task, agent = teacher_task(config | {"replay": config["replay"] | changes})
