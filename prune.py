@@ -253,7 +253,7 @@ def iterative_pruning_policy_distillation(student, state, task, step):
         if recovery.after_iteration(np.mean(means) < goal["lower_bound"], nonzero / weights):
             break
         first_number, means = 0, []
-    return best and student.plain(best.weights, best.masks).get_weights()
+    return best and student.plain(best.played, best.masks).get_weights()
 
 
 # Redundancy and sizes
@@ -401,14 +401,10 @@ def pops(teacher, config, seeds, run):
         if not run.include("replay", task.replay):
             task.replay.fill()
 
-    also = config["evaluation"]["also"]
     log(f"PoPS: a teacher of {task.original_weights:,} weights")
     goal = {key: config["evaluation"][key] for key in ("objective", "lower_bound")}
-    summary = {
-        **goal,
-        "teacher": {"widths": teacher.widths, **report(teacher.network, task, "teacher", also=also)},
-        "steps": [],
-    }
+    teacher_report = report(teacher.network, task, "teacher") | other_ways(teacher.network, task, "teacher")
+    summary = {**goal, "teacher": {"widths": teacher.widths, **teacher_report}, "steps": []}
     if summary["teacher"]["reward_mean"] <= config["evaluation"]["objective"]:
         raise RunFailed(
             f"the teacher's reward, {rewards_text(summary['teacher'])}, is not above the objective, "
@@ -425,7 +421,7 @@ def pops(teacher, config, seeds, run):
             break
         student = student_class(settings, widths)
         divisor = config["prune"]["tau"] if step == 1 and config["prune"]["divide_outputs"] else 1.0
-        state = initial_state(*student.copy(network, divisor))
+        state = initial_state(*student.copy(network, divisor), averaged=config["prune"]["averaging"] > 0)
         pruned = run.once(("pruned", step), iterative_pruning_policy_distillation, student, state, task, step)
         if pruned is None:
             ended = f"step {step}: no pruned student met the objective"
@@ -465,7 +461,7 @@ def pops(teacher, config, seeds, run):
         run.save_model(f"student_step_{step}.keras", network)
         rewards = choosing_rewards(network, config, seeds, run, "shrunk", step)
         entry["matches_teacher"] = matches(rewards, teacher_rewards)
-        entry["shrunk"] = {"widths": widths, **report(network, task, "shrunk", step, also=also)}
+        entry["shrunk"] = {"widths": widths, **report(network, task, "shrunk", step)}
         entry["seconds"] = run.once(("seconds", step), seconds_since, started)
         shape = "-".join(map(str, widths))
         log(f"step {step}: shrunk to {shape}, {reward_line(entry['shrunk'])}, {entry['seconds']} s")
@@ -474,6 +470,8 @@ def pops(teacher, config, seeds, run):
         if change < config["pops"]["min_change"]:
             ended = f"step {step}: the size changed by {change:.3g} points only"
             break
+    for step in sorted({choice["step"] for choice in choices(summary).values() if choice} - {0}):
+        summary["steps"][step - 1]["shrunk"] |= other_ways(networks[step], task, "shrunk", step)
     summary |= choices(summary) | {"ended": ended, "seconds": run.seconds()}
     run.save_model("student.keras", networks[summary["final"]["step"]])
     run.save_summary(summary)
@@ -486,19 +484,22 @@ def choosing_rewards(network, config, seeds, run, *purpose):
     return run.once(purpose, evaluate_network, network, config, seeds, episodes, "confirm", *purpose)
 
 
-def report(network, task, *purpose, also=()):
-    """Size and rewards of a plain network, for the summary, and those of other ways to play, by their names."""
+def report(network, task, *purpose):
+    """Size and rewards of a plain network, for the summary."""
     weights, nonzero = count_weights(network)
-    episodes = task.config["evaluation"]["report_episodes"]
+    size = {"weights": weights, "nonzero": nonzero, "percent": 100 * weights / task.original_weights}
+    return size | reported(network, task, task.config, purpose)
 
-    def rewards(config):
-        return report_rewards(network, config, task.seeds, episodes, *purpose)
 
-    result = {"weights": weights, "nonzero": nonzero, "percent": 100 * weights / task.original_weights}
-    result |= task.run.once(("report", *purpose), rewards, task.config)
-    for name in also:
-        result[name] = task.run.once(("report", *purpose, name), rewards, varied(task.config, name))
-    return result
+def other_ways(network, task, *purpose):
+    """Rewards of a plain network in the other ways to play that the settings name: {name: rewards}."""
+    also = task.config["evaluation"]["also"]
+    return {name: reported(network, task, varied(task.config, name), purpose, name) for name in also}
+
+
+def reported(network, task, config, purpose, *way):
+    episodes = config["evaluation"]["report_episodes"]
+    return task.run.once(("report", *purpose, *way), report_rewards, network, config, task.seeds, episodes, *purpose)
 
 
 def choices(summary):

@@ -183,7 +183,7 @@ def train_student(
     Returns:
         The new state and the mean loss of one state in nats, float32 [members].
     """
-    block = _student_block(student, settings["optimizer"], settings["tau"], schedule, settings.get("averaging", 0))
+    block = _student_block(student, settings["optimizer"], settings["tau"], schedule, settings["averaging"])
     batch = settings["batch_size"]
     work = batch * student.members * (sum(student.layer_sizes()) + 1000)
     most = max(1, min(BLOCK_BYTES // (batch * replay.entry_bytes()), BLOCK_WORK // work))
@@ -450,16 +450,12 @@ class StateMemory(ReplayMemory):
         self.add_from(purpose)
 
     def _play(self, purpose):
-        settings = self.config["replay"]
-        ended_before = np.zeros(settings["environments"], bool)
-        seen = 0
+        settings, seen = self.config["replay"], 0
 
         def on_step(step):
-            nonlocal ended_before, seen
-            # No action is taken in the last state of an episode: the environment only starts over.
-            self.add(observations=step.observations[~ended_before], teacher_outputs=step.outputs[~ended_before])
-            seen += np.count_nonzero(~ended_before)
-            ended_before = step.ended
+            nonlocal seen
+            self.add(observations=step.observations[~step.over], teacher_outputs=step.outputs[~step.over])
+            seen += np.count_nonzero(~step.over)
             return seen < settings["observe"]
 
         player = Player(
@@ -511,7 +507,6 @@ class StudentGames:
         if self.steps:
             copies = max(1, task.config["replay"]["environments"] // student.members)
             self.player = evaluation_player(student, task.config, copies, student.members, autoreset=True)
-            self.over = np.zeros(student.members * copies, bool)
 
     def _seed(self, *which):
         return self.task.seeds.environment("train", "student_games", *self.purpose, *which)
@@ -523,15 +518,12 @@ class StudentGames:
         visited, begun = Visited(), len(self.actions) > 0
 
         def on_step(step):
-            # No action is taken in the last state of a game: the environment only starts over.
-            visited.add(step.observations[~self.over])
+            visited.add(step.observations[~step.over])
             self.actions.append(step.actions.astype(np.int16))
-            self.over = step.ended
             return visited.steps < self.steps
 
         seed = self._seed(epoch) if begun else self._seed()
-        # Not with averaged weights: these change more, and so do the games.
-        self.player.play(seed, on_step, state.weights, state.masks, go_on=begun)
+        self.player.play(seed, on_step, state.played, state.masks, go_on=begun)
         replay.add_visited(visited.states().copy())
 
     def content(self):
@@ -540,7 +532,8 @@ class StudentGames:
 
     def restore(self, actions):
         if len(actions):
-            self.actions, self.over = list(actions), self.player.retrace(self._seed(), actions)
+            self.actions = list(actions)
+            self.player.retrace(self._seed(), actions)
 
 
 class Visited:
@@ -714,11 +707,12 @@ def train_dqn(agent, config, seeds, run):
             loss, losses = float(np.mean(losses)), []
             if not np.isfinite(loss):
                 raise RunFailed(f"teacher, update {updates}: the loss is {loss}; try a lower teacher.learning_rate_first")
-            rewards = player.evaluate(seeds.environment("select", "train_dqn", steps), state.weights)[0]
-            best.after_evaluation(rewards, state)
-            run.metrics(phase="teacher", step=steps, update=updates, learning_rate=rate, loss=loss, rewards=rewards)
-            if rewards.mean() > settings["stop_above"]:
-                break
+            if steps >= settings["evaluate_from"]:
+                rewards = player.evaluate(seeds.environment("select", "train_dqn", steps), state.weights)[0]
+                best.after_evaluation(rewards, state)
+                run.metrics(phase="teacher", step=steps, update=updates, learning_rate=rate, loss=loss, rewards=rewards)
+                if rewards.mean() > settings["stop_above"]:
+                    break
         run.progress("training the teacher", steps, settings["steps"])
         run.checkpoint(content, "teacher")
     environments.close()
@@ -824,10 +818,10 @@ def train_actor_critic(actor, critic, config, seeds, run):
     index = 0
 
     def on_step(step):
-        nonlocal index, over
+        nonlocal index
         observations[index], actions[index], rewards[index] = step.observations, step.actions, step.rewards
-        terminated[index], ended[index], taken[index] = step.terminated, step.ended, ~over
-        over, index = step.ended, index + 1
+        terminated[index], ended[index], taken[index] = step.terminated, step.ended, ~step.over
+        index += 1
         return index < length
 
     def policy(weights, observations):
@@ -843,7 +837,7 @@ def train_actor_critic(actor, critic, config, seeds, run):
         history[: len(before)] = before
         if len(before):
             seed = seeds.environment("train", "train_actor_critic", first - len(before))
-            over = player.retrace(seed, before.reshape(-1, copies))
+            player.retrace(seed, before.reshape(-1, copies))
 
     def content():
         return states, generator.bit_generator.state, rollout + 1, history[: (rollout + 1) % restart_every]
@@ -852,8 +846,6 @@ def train_actor_critic(actor, critic, config, seeds, run):
         index, steps = 0, (rollout + 1) * taken.size
         left = 1 - rollout * taken.size / settings["steps"]
         since_start = rollout % restart_every
-        if since_start == 0:
-            over = np.zeros(copies, bool)  # the step after an episode's end only starts the next one
         seed = seeds.environment("train", "train_actor_critic", rollout)
         player.play(seed, on_step, states[0].weights, go_on=since_start > 0)
         observations[-1] = player.observations

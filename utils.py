@@ -102,6 +102,7 @@ class Step(NamedTuple):
         outputs: what it gave, float32 [..., actions].
         actions, rewards, terminated, truncated: what followed.
         ended: terminated or truncated.
+        over: the episode had ended before: the environment only starts the next one, and no action is taken.
     """
 
     observations: np.ndarray
@@ -110,6 +111,7 @@ class Step(NamedTuple):
     rewards: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
+    over: np.ndarray
 
     @property
     def ended(self):
@@ -158,7 +160,8 @@ class Player:
         before, actions = self.observations, actions.reshape(-1, *self.action_shape)
         try:
             self.observations, *results, _ = self.environments.step(actions)
-            going = self._on_step(Step(before, outputs.reshape(len(before), -1), actions, *results))
+            step = Step(before, outputs.reshape(len(before), -1), actions, *results, self.over)
+            self.over, going = step.ended, self._on_step(step)
         except BaseException as error:  # TensorFlow would make another one of it
             self._error, going = error, False
         return self.observations, np.bool_(going)
@@ -174,26 +177,25 @@ class Player:
         """
         self._on_step, self._error = on_step, None
         if not go_on:
-            self.observations, _ = self.environments.reset(seed=seed)
+            self._start(seed)
         self._loop(tf.constant(self.observations), tf.constant(seed), *arguments)
         if self._error is not None:
             raise self._error
+
+    def _start(self, seed):
+        self.observations, _ = self.environments.reset(seed=seed)
+        self.over = np.zeros(len(self.observations), bool)
 
     def retrace(self, seed, actions):
         """Brings the environments to where they were some actions after a `play` from freshly seeded ones.
 
         Args:
             actions: int [steps, members * copies].
-
-        Returns:
-            Which copies the last of them ended, bool [members * copies].
         """
-        self.observations, _ = self.environments.reset(seed=seed)
-        ended = np.zeros(len(self.observations), bool)
+        self._start(seed)
         for now in actions.astype(np.int64):
             self.observations, _, terminated, truncated, _ = self.environments.step(now)
-            ended = terminated | truncated
-        return ended
+            self.over = terminated | truncated
 
     def close(self):
         """Frees the environments."""

@@ -51,7 +51,8 @@ RUNS = {
     "LunarLander, PoPS": (
         *("pops.py", "lunarlander", ["--teacher", TEACHER]),
         PRUNE_AND_SHRINK.format(-2000, -3000)
-        + " replay.student_states=50 replay.student_steps=5 replay.least_spread=0.1 distill.averaging=0.9",
+        + " replay.student_states=50 replay.student_steps=5 replay.least_spread=0.1"
+        + " prune.averaging=0.9 distill.averaging=0.9",
     ),
 }
 
@@ -315,6 +316,7 @@ def random_small_settings(generator, environment):
         "prune.final_sparsity": generator.choice([initial, 0.5, 0.999999]),
         "prune.begin": begin,
         "prune.end": begin + generator.randint(1, 40),
+        "prune.averaging": generator.choice([0, 0.5, 0.99]),
         "prune.frequency": generator.randint(1, 10),
         "prune.recovery": generator.choice(["freeze", "rollback"]),
         "prune.patience": generator.randint(1, 5),

@@ -319,7 +319,10 @@ def test_games_that_students_go_on_with_join_the_replay(config, teacher_task):
     again = StudentGames(student, task, 1)
     again.restore(games.content())
     np.testing.assert_array_equal(again.player.observations, games.player.observations)
-    np.testing.assert_array_equal(again.over, games.over)
+    np.testing.assert_array_equal(again.player.over, games.player.over)
+    averaged = StudentGames(student, task, 1)
+    averaged.go_on(state._replace(weights=[-w for w in state.weights], averages=state.weights), replay, 1)
+    np.testing.assert_array_equal(averaged.content(), games.content()[:30])  # played with the averages
 
 
 def test_states_that_students_visit_join_the_replay_with_the_teachers_outputs(config, teacher_task):
@@ -398,6 +401,25 @@ def test_ipp_returns_the_sparsest_good_network_or_none(config, teacher_task):
     assert nonzero == min(row["nonzero"] for row in rows_of(task.run)[before:]) < sum(student.layer_sizes())
 
 
+def test_a_student_whose_weights_are_averaged_while_it_is_pruned_is_the_average(config, teacher_task):
+    config = config | {
+        "prune": config["prune"] | {"iterations": 1, "updates": 20, "evaluate_every": 20, "averaging": 0.9},
+        "evaluation": config["evaluation"] | {"objective": 1, "lower_bound": 0},
+    }
+    task, agent = teacher_task(config)
+    task = task._replace(replay=filled(task))
+    student, seen = StudentCartPole(config["model"], WIDTHS), []
+    plain = student.plain
+    student.plain = lambda weights, masks: seen.append(weights) or plain(weights, masks)
+    start = initial_state(*student.copy(agent.network), averaged=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prune, "train_student", lambda *a, **b: seen.append(train.train_student(*a, **b)) or seen[-1])
+        iterative_pruning_policy_distillation(student, start, task, step=1)
+    (state, _), played = seen
+    assert played is state.averages
+    assert not np.allclose(state.averages[0], state.weights[0])
+
+
 def test_a_loss_that_is_no_number_ends_the_run_by_name(generator, replay):
     settings = configuration("cartpole")
     student = StudentCartPole(settings["model"], WIDTHS)
@@ -416,11 +438,13 @@ def test_teacher_training_is_reproducible_and_learns(config, new_run):
         "replay": config["replay"] | {"capacity": 4000},
     }
     histories = []
-    for seed in (0, 0, 1):
+    for seed, evaluate_from in ((0, 0), (0, 0), (1, 0), (0, 2000)):
+        config["teacher"]["evaluate_from"] = evaluate_from
         run = new_run(config)
         train_dqn(CartPoleDQN(config["model"]), config, Seeds(seed), run)
         histories.append([(row["loss"], row["reward_mean"], row["reward_stderr"]) for row in rows_of(run)])
     assert histories[0] == histories[1] != histories[2]
+    assert histories[3] == histories[0][-1:] and len(histories[0]) == 2
     assert max(reward for _, reward, _ in histories[0]) > 12  # a policy without training scores 9 to 10
 
 
@@ -539,8 +563,9 @@ def same(first, second):
 @pytest.mark.parametrize("recovery", ["freeze", "rollback"])
 def test_ipp_goes_on_to_the_bit_from_its_checkpoints(monkeypatch, config, teacher_task, new_run, recovery, refill):
     settings = {"recovery": recovery, "patience": 2, "rollbacks": 9, "iterations": 3, "updates": 60, "evaluate_every": 20}
+    averaging = 0.0 if refill else 0.9
     config = config | {
-        "prune": config["prune"] | settings | {"end": 1000, "episodes": 3},
+        "prune": config["prune"] | settings | {"end": 1000, "episodes": 3, "averaging": averaging},
         "replay": config["replay"] | {"refill": refill, "observe": 100, "student_states": 0 if refill else 10},
         "evaluation": config["evaluation"] | {"objective": 10, "lower_bound": 9.5},
         "checkpoint": {"seconds": 0},
@@ -552,7 +577,7 @@ def test_ipp_goes_on_to_the_bit_from_its_checkpoints(monkeypatch, config, teache
     speeds = set()
 
     def ipp(task):
-        start = initial_state(*student.copy(agent.network))
+        start = initial_state(*student.copy(agent.network), averaged=averaging > 0)
         return iterative_pruning_policy_distillation(student, start, task, step=1), None
 
     def noting_speed(*arguments, **named):
