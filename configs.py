@@ -602,9 +602,9 @@ PONG_FAST = {
     "distill": {
         "members": [[1, 1], [0, 4]],
         "hidden_bias": 0.1,
-        "epochs": 30,
+        "epochs": 40,
         "updates": 500,
-        "evaluate_every": 10,
+        "evaluate_every": 5,
         "batch_size": 64,
         "tau": 0.05,
         "averaging": 0.999,
@@ -613,7 +613,7 @@ PONG_FAST = {
         "patience": 1,
         "until": "objective",
         "optimizer": "adam",
-        "learning_rate": [[1, linear(1e-3, 1e-4, 30)], [0, linear(2e-3, 1e-4, 30)]],
+        "learning_rate": [[1, linear(1e-3, 1e-4, 40)], [0, linear(2e-3, 1e-4, 40)]],
     },
     "pops": {"sizes": "live_units", "min_change": 0.05, "retries": 1},
 }

@@ -273,7 +273,7 @@ def test_a_game_goes_through_the_same_commands(tmp_path):
     widths, full = summary["steps"][0]["shrunk"]["widths"], summary["teacher"]["widths"]
     assert len(widths) == 4 and all(1 <= width <= most for width, most in zip(widths, full, strict=True))
     assert summary["final"]["weights"] < 0.5 * summary["teacher"]["weights"]
-    for report in (summary["teacher"], summary["steps"][0]["shrunk"], summary["final"]):
+    for report in (summary["teacher"], summary["smallest_above_objective"], summary["final"]):
         assert {"reward_mean", "reward_stderr"} <= set(report["greedy"]) & set(report["sticky"])
     student = folder / "student.keras"
     assert read_network(student).layers[3].kernel.shape == (4, 4, widths[0], widths[1])  # sizes and strides as before
