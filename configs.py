@@ -267,7 +267,6 @@ TEACHER = {
 TEACHERS = {
     "dqn": {
         "learning_starts": (integer(1), "environment steps before the first update"),
-        "evaluate_from": (integer(0), "environment steps before the first evaluation"),
         "steps_per_update": (integer(1), "environment steps for one update"),
         "double_q": (FLAG, "choose the next action with the online network, value it with the target network"),
         "epsilon_first": (number(0, 1), "share of random actions at the start (ε)"),
@@ -329,7 +328,6 @@ CARTPOLE = {
         "environments": 1,
         "steps": 500_000,
         "learning_starts": 25_000,
-        "evaluate_from": 0,
         "steps_per_update": 1,
         "batch_size": 128,
         "discount": 0.99,
@@ -569,10 +567,9 @@ PONG_FAST = {
         "target_sync": 500,
         "adam_epsilon": 1e-5,
         "terminal": "point",
-        "evaluate_from": 196_000,
-        "evaluate_every": 4_000,
-        "episodes": 32,
-        "stop_above": 20.4,
+        "evaluate_every": 40_000,
+        "episodes": 16,
+        "stop_above": 20.2,
     },
     "replay": {
         "observe": 50_000,
@@ -635,7 +632,6 @@ PACMAN_FAST = PONG_FAST | {
         "epsilon_steps": 100_000,
         "learning_rate_first": 2e-4,
         "terminal": "life",
-        "evaluate_from": 0,
         "evaluate_every": 40_000,
         "episodes": 32,
         "stop_above": 20_000,
@@ -816,13 +812,13 @@ def validate(config):
             require("teacher", "n_steps", teacher["n_steps"] == 1, "is more than 1, which is for Atari games only")
             require("teacher", "terminal", teacher["terminal"] != "life", "is for Atari games only")
         require("teacher", "restart_every", teacher["restart_every"] >= environments, "is below teacher.environments")
-        shortest = max(teacher["learning_starts"] + teacher["steps_per_update"], teacher["evaluate_from"])
+        shortest = sum(teacher[key] for key in ("learning_starts", "steps_per_update", "evaluate_every"))
         require("replay", "capacity", replay["capacity"] >= environments, "is below teacher.environments")
         require(
             "teacher",
             "steps",
-            teacher["steps"] >= shortest + teacher["evaluate_every"] + 2 * environments,
-            "leaves no time for an evaluation after teacher.learning_starts and teacher.evaluate_from",
+            teacher["steps"] >= shortest + 2 * environments,
+            "leaves no time for an evaluation after teacher.learning_starts",
         )
         require(
             "teacher",

@@ -707,12 +707,11 @@ def train_dqn(agent, config, seeds, run):
             loss, losses = float(np.mean(losses)), []
             if not np.isfinite(loss):
                 raise RunFailed(f"teacher, update {updates}: the loss is {loss}; try a lower teacher.learning_rate_first")
-            if steps >= settings["evaluate_from"]:
-                rewards = player.evaluate(seeds.environment("select", "train_dqn", steps), state.weights)[0]
-                best.after_evaluation(rewards, state)
-                run.metrics(phase="teacher", step=steps, update=updates, learning_rate=rate, loss=loss, rewards=rewards)
-                if rewards.mean() > settings["stop_above"]:
-                    break
+            rewards = player.evaluate(seeds.environment("select", "train_dqn", steps), state.weights)[0]
+            best.after_evaluation(rewards, state)
+            run.metrics(phase="teacher", step=steps, update=updates, learning_rate=rate, loss=loss, rewards=rewards)
+            if rewards.mean() > settings["stop_above"]:
+                break
         run.progress("training the teacher", steps, settings["steps"])
         run.checkpoint(content, "teacher")
     environments.close()

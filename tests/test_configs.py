@@ -159,7 +159,6 @@ def test_bad_assignments_to_an_actor_critic_are_refused_by_name(assignment, word
     ("assignment", "words"),
     [
         ("replay.capacity=100", "replay.capacity: 100 is below"),
-        ("teacher.evaluate_from=317000", "teacher.steps: 320000 leaves no time for an evaluation"),
         ("teacher.learning_starts=150", "teacher.learning_starts: 150 is below 160, what a return needs"),
         ("environment.actions=[1,1]", "a list of different integers"),
         ("evaluation.also=[1]", "greedy"),

@@ -438,13 +438,11 @@ def test_teacher_training_is_reproducible_and_learns(config, new_run):
         "replay": config["replay"] | {"capacity": 4000},
     }
     histories = []
-    for seed, evaluate_from in ((0, 0), (0, 0), (1, 0), (0, 2000)):
-        config["teacher"]["evaluate_from"] = evaluate_from
+    for seed in (0, 0, 1):
         run = new_run(config)
         train_dqn(CartPoleDQN(config["model"]), config, Seeds(seed), run)
         histories.append([(row["loss"], row["reward_mean"], row["reward_stderr"]) for row in rows_of(run)])
     assert histories[0] == histories[1] != histories[2]
-    assert histories[3] == histories[0][-1:] and len(histories[0]) == 2
     assert max(reward for _, reward, _ in histories[0]) > 12  # a policy without training scores 9 to 10
 
 
