@@ -152,7 +152,7 @@ def _student_block(student, optimizer, tau, schedule, averaging):
                 outputs = student(state.weights, state.masks, observations[index][None])
                 loss = student.loss(teacher_outputs[index], outputs, tau)
             state = apply_gradients(optimizer, state, tape.gradient(loss, state.weights), rate)
-            return index + 1, average(state, averaging) if averaging else state, total + loss
+            return index + 1, average(state, averaging) if state.averages else state, total + loss
 
         updates = tf.shape(observations)[0]
         total = tf.zeros([student.members])

@@ -94,7 +94,8 @@ def bench_updates(name, sizes, blocks, seconds):
     measured = [(sizes[0], blocks[0], pruning), *((*pair, None) for pair in zip(sizes, blocks, strict=True))]
     for widths, block, schedule in measured:
         student = agent(model, widths)
-        state = initial_state(student.initial_weights(generator), student.full_masks())
+        weights = student.initial_weights(generator)
+        state = initial_state(weights, student.full_masks(), averaged=settings["averaging"] > 0)
 
         def work(student=student, block=block, schedule=schedule):
             nonlocal state
