@@ -134,6 +134,11 @@ MEMBERS = Rule(
     lambda v: integer(1, 256).fits(v) or _is_size_table(v, integer(1, 256).fits),
 )
 
+SPARSITY_TABLE = Rule(
+    f"{SPARSITY.accepts}, or a table [[above_percent, sparsity], ..., [0, sparsity]]",
+    lambda v: SPARSITY.fits(v) or _is_size_table(v, SPARSITY.fits),
+)
+
 RATE_TABLE = Rule(
     "a number above 0, up to 1, or a table [[above_percent, [[last_epoch, rate], ..., [null, rate]]], ..., [0, ...]]",
     _is_rate_table,
@@ -170,6 +175,7 @@ SETTINGS = {
         "widths": (WIDTHS, "units of each hidden layer of the teacher"),
         "hidden_activation": (one_of("relu", "tanh"), "of the teacher; students that are shrunk have relu"),
         "output_activation": (one_of("linear", "relu"), "linear; relu is what the paper's published CartPole teacher has"),
+        "precision": (one_of("float32", "bfloat16"), "of products in updates; weights, outputs and games are float32"),
     },
     "evaluation": {
         "objective": (
@@ -211,7 +217,7 @@ SETTINGS = {
         "averaging": (number(0, 0.999999), "decay of the running mean of the weights, which is the student; 0: none"),
         "optimizer": (one_of("rmsprop", "adam"), "how gradients become updates"),
         "learning_rate": (RATE_TABLE, "by size of the student in percent and by iteration"),
-        "initial_sparsity": (SPARSITY, "s_0"),
+        "initial_sparsity": (SPARSITY_TABLE, "s_0, by size of the student in percent"),
         "final_sparsity": (SPARSITY, "s_f"),
         "begin": (integer(0), "student update at which sparsity starts to grow (t_0)"),
         "end": (integer(1), "student update at which it reaches s_f (t_1)"),
@@ -225,6 +231,7 @@ SETTINGS = {
     },
     "distill": {
         "members": (MEMBERS, "initialisations trained side by side, by size of the student; the best one is kept"),
+        "halving": (FLAG, "drop the worse half of them after each evaluation, until one is left"),
         "hidden_bias": (number(-10, 10), "value that hidden biases start from"),
         "epochs": (integer(1), "epochs at most (n)"),
         "updates": (integer(1), "minibatch updates in an epoch"),
@@ -274,6 +281,8 @@ TEACHERS = {
         "epsilon_steps": (integer(1), "environment steps over which ε falls"),
         "learning_rate_first": (positive(1), "Adam's learning rate at the start"),
         "learning_rate_last": (positive(1), "Adam's learning rate in the end; it falls in a straight line"),
+        "finalists": (integer(1, 100), "teachers of the best evaluations, of which the best one of a second is kept"),
+        "final_episodes": (integer(2), "episodes in that second evaluation"),
         "target_sync": (integer(1), "updates between copies into the target network"),
         "adam_epsilon": (positive(1), "Adam's ε"),
         "n_steps": (integer(1, 100), "steps of reward before a state's value counts (more than 1: Atari games only)"),
@@ -308,7 +317,7 @@ _DISTILLATION_RATES = [
     [10, _by_epoch(_EPOCHS, (1e-4, 5e-5, 2e-5, 1e-5))],
 ]
 
-_LAYERS = {"bounds": [], "hidden_activation": "relu", "output_activation": "linear"}
+_LAYERS = {"bounds": [], "hidden_activation": "relu", "output_activation": "linear", "precision": "float32"}
 
 CARTPOLE = {
     "environment": {"id": "CartPole-v1", "max_episode_steps": 200, "actions": [], "sticky": 0.0},
@@ -337,6 +346,8 @@ CARTPOLE = {
         "epsilon_steps": 100_000,
         "learning_rate_first": 1e-3,
         "learning_rate_last": 5e-5,
+        "finalists": 1,
+        "final_episodes": 100,
         "target_sync": 600,
         "adam_epsilon": 1e-7,
         "n_steps": 1,
@@ -379,6 +390,7 @@ CARTPOLE = {
     },
     "distill": {
         "members": 1,
+        "halving": False,
         "hidden_bias": 0.0,
         "epochs": 125,
         "updates": 20_000,
@@ -547,6 +559,7 @@ PONG = {
     "checkpoint": CARTPOLE["checkpoint"],
 }
 PONG_FAST = {
+    "model": {"precision": "bfloat16"},
     "evaluation": {
         "epsilon": 0.01,
         "also": ["greedy", "sticky"],
@@ -556,7 +569,7 @@ PONG_FAST = {
     },
     "teacher": {
         "environments": 16,
-        "steps": 320_000,
+        "steps": 560_000,
         "learning_starts": 8_000,
         "batch_size": 32,
         "double_q": True,
@@ -567,9 +580,11 @@ PONG_FAST = {
         "target_sync": 500,
         "adam_epsilon": 1e-5,
         "terminal": "point",
-        "evaluate_every": 40_000,
+        "evaluate_every": 16_000,
         "episodes": 16,
-        "stop_above": 20.2,
+        "finalists": 5,
+        "final_episodes": 64,
+        "stop_above": 20.5,
     },
     "replay": {
         "observe": 50_000,
@@ -590,6 +605,7 @@ PONG_FAST = {
         "averaging": 0.99,
         "optimizer": "adam",
         "learning_rate": [[50, linear(3e-4, 1e-3, 5)], [0, [[None, 1e-3]]]],
+        "initial_sparsity": [[50, 0.7], [0, 0.0]],
         "end": 2_000,
         "frequency": 20,
         "recovery": "rollback",
@@ -598,6 +614,7 @@ PONG_FAST = {
     },
     "distill": {
         "members": [[1, 1], [0, 4]],
+        "halving": True,
         "hidden_bias": 0.1,
         "epochs": 40,
         "updates": 500,
@@ -623,6 +640,7 @@ PACMAN = PONG | {
     "teacher": PONG["teacher"] | {"terminal": "life", "stop_above": 20_000},
 }
 PACMAN_FAST = PONG_FAST | {
+    "model": {"precision": "float32"},
     # The objective is 95 % of the shipped teacher's reward; a game's standard deviation is 700.
     "evaluation": PONG_FAST["evaluation"]
     | {"objective": 1_914, "lower_bound": 1_500, "confidence": 0, "choose_episodes": 50},
@@ -634,6 +652,7 @@ PACMAN_FAST = PONG_FAST | {
         "terminal": "life",
         "evaluate_every": 40_000,
         "episodes": 32,
+        "finalists": 1,
         "stop_above": 20_000,
     },
     "prune": PONG_FAST["prune"] | {"episodes": 30},
@@ -779,12 +798,9 @@ def validate(config):
         for group, key in (("environment", "actions"), ("environment", "sticky")):
             require(group, key, not config[group][key], "is for Atari games only")
         require("evaluation", "also", "sticky" not in evaluation["also"], "has sticky, which is for Atari games only")
-    require(
-        "prune",
-        "final_sparsity",
-        prune["final_sparsity"] >= prune["initial_sparsity"],
-        "is below prune.initial_sparsity",
-    )
+    initial = prune["initial_sparsity"]
+    highest = max(entry for _, entry in initial) if isinstance(initial, list) else initial
+    require("prune", "final_sparsity", prune["final_sparsity"] >= highest, "is below prune.initial_sparsity")
     require(
         "prune", "updates", prune["updates"] % prune["evaluate_every"] == 0, "is not a multiple of prune.evaluate_every"
     )

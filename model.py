@@ -33,16 +33,17 @@ class MaskedDense(keras.layers.Layer):
         units: output width.
         members: independent copies of the layer, trained side by side.
         activation: name of a Keras activation.
+        dtype: Keras's policy of types; float32 if left out.
 
     Call arguments:
-        inputs: float32 [members or 1, batch, fan_in].
+        inputs: [members or 1, batch, fan_in].
 
     Returns:
-        float32 [members, batch, units].
+        [members, batch, units].
     """
 
-    def __init__(self, units, members=1, activation="linear"):
-        super().__init__()
+    def __init__(self, units, members=1, activation="linear", dtype=None):
+        super().__init__(dtype=dtype)
         self.units, self.members = units, members
         self.activation = keras.activations.get(activation)
 
@@ -67,16 +68,17 @@ class MaskedConvolution(keras.layers.Layer):
     Args:
         filters, size, stride: of the convolution, without padding.
         members: independent copies of the layer.
+        dtype: Keras's policy of types; float32 if left out.
 
     Call arguments:
-        inputs: float32 [members or 1, batch, height, width, channels].
+        inputs: [members or 1, batch, height, width, channels].
 
     Returns:
-        float32 [members, batch, height, width, filters].
+        [members, batch, height, width, filters].
     """
 
-    def __init__(self, filters, size, stride, members=1):
-        super().__init__()
+    def __init__(self, filters, size, stride, members=1, dtype=None):
+        super().__init__(dtype=dtype)
         self.filters, self.size, self.stride, self.members = filters, size, stride, members
 
     def build(self, input_shape):
@@ -96,11 +98,19 @@ class MaskedConvolution(keras.layers.Layer):
         return keras.ops.relu(keras.ops.stack(outputs) + self.bias[:, :, None, None])
 
 
-class PlainLayers:
-    """The layers of a plain Keras network, which loads where this project is not installed. Axes: batch, then others."""
+# Keras's policy of types for products of a precision: weights and gradients are float32 in both.
+POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
-    def __init__(self):
-        self.numbers = itertools.count(1)
+
+class PlainLayers:
+    """The layers of a plain Keras network, which loads where this project is not installed. Axes: batch, then others.
+
+    Args:
+        precision: of the products, but for those of the outputs: values of actions lie close to each other.
+    """
+
+    def __init__(self, precision="float32"):
+        self.numbers, self.dtype = itertools.count(1), POLICIES[precision]
 
     def frames(self, background, contrast):
         """Stacked frames, uint8 [frames, height, width], as centred images with channels last."""
@@ -108,31 +118,38 @@ class PlainLayers:
         return [scaling, keras.layers.Permute((2, 3, 1), name="channels_last")]
 
     def convolution(self, filters, size, stride):
-        return keras.layers.Conv2D(filters, size, stride, activation="relu", name=f"convolution_{next(self.numbers)}")
+        name = f"convolution_{next(self.numbers)}"
+        return keras.layers.Conv2D(filters, size, stride, activation="relu", name=name, dtype=self.dtype)
 
     def flatten(self):
-        return keras.layers.Flatten(name="flatten")
+        return keras.layers.Flatten(name="flatten", dtype=self.dtype)
 
-    def dense(self, units, activation="linear"):
+    def dense(self, units, activation):
+        return keras.layers.Dense(units, activation, name=f"dense_{next(self.numbers)}", dtype=self.dtype)
+
+    def outputs(self, units, activation="linear"):
         return keras.layers.Dense(units, activation, name=f"dense_{next(self.numbers)}")
 
 
 class MaskedLayers:
     """The same layers with masks and members. Axes: members, batch, then others."""
 
-    def __init__(self, members):
-        self.members = members
+    def __init__(self, members, precision="float32"):
+        self.members, self.dtype = members, POLICIES[precision]
 
     def frames(self, background, contrast):
         return [Frames(background, contrast)]
 
     def convolution(self, filters, size, stride):
-        return MaskedConvolution(filters, size, stride, self.members)
+        return MaskedConvolution(filters, size, stride, self.members, self.dtype)
 
     def flatten(self):
-        return Flatten()
+        return Flatten(dtype=self.dtype)
 
-    def dense(self, units, activation="linear"):
+    def dense(self, units, activation):
+        return MaskedDense(units, self.members, activation, self.dtype)
+
+    def outputs(self, units, activation="linear"):
         return MaskedDense(units, self.members, activation)
 
 
@@ -231,6 +248,7 @@ class DQNAgent:
     Args:
         settings: the configuration's group `model`.
         widths: units of each hidden layer; the settings' if left out.
+        precision: of the network's products.
 
     Attributes:
         network: the Keras network. Input [batch, *observation_shape], output [batch, actions], before any softmax.
@@ -242,22 +260,28 @@ class DQNAgent:
     kind = None  # in words, which networks `load` takes
     observation_type = "float32"
 
-    def __init__(self, settings, widths=None):
+    def __init__(self, settings, widths=None, precision="float32"):
         self.settings = settings
         self.widths = tuple(widths or settings["widths"])
+        self.precision = precision
         self.network = self.build()
+
+    def in_training(self, **options):
+        """What takes this agent's place in updates: the same with products of the settings' precision."""
+        precision = self.settings["precision"]
+        return self if precision == self.precision else type(self)(self.settings, self.widths, precision=precision, **options)
 
     def layers(self, make):
         """The network's layers, input to output, made by PlainLayers or MaskedLayers."""
         raise NotImplementedError
 
     def build(self):
-        return self.plain_network(self.role)
+        return self.plain_network(self.role, precision=self.precision)
 
-    def plain_network(self, role, weights=None):
+    def plain_network(self, role, weights=None, precision="float32"):
         """A new network of plain Keras layers, named after the environment and its role, with these weights if given."""
         inputs = keras.Input(self.settings["observation_shape"], name="observations", dtype=self.observation_type)
-        network = keras.Sequential([inputs, *self.layers(PlainLayers())], name=f"{self.environment}_{role}")
+        network = keras.Sequential([inputs, *self.layers(PlainLayers(precision))], name=f"{self.environment}_{role}")
         if weights is not None:
             network.set_weights(weights)
         return network
@@ -371,7 +395,7 @@ class DenseAgent(DQNAgent):
 
     def layers(self, make):
         hidden = [make.dense(width, activation=self.settings["hidden_activation"]) for width in self.widths]
-        return [*hidden, make.dense(self.settings["actions"], activation=self.settings["output_activation"])]
+        return [*hidden, make.outputs(self.settings["actions"], self.settings["output_activation"])]
 
 
 class CartPoleDQN(DenseAgent):
@@ -409,7 +433,7 @@ class CriticLunarLander(DenseAgent):
     role = "critic"
 
     def layers(self, make):
-        return [*super().layers(make)[:-1], make.dense(1)]
+        return [*super().layers(make)[:-1], make.outputs(1)]
 
     def loss(self, outputs, returns):
         """Mean squared error of the values, float32 [batch, 1], against the returns, float32 [batch]."""
@@ -442,7 +466,7 @@ class ConvolutionalAgent(DQNAgent):
             *(make.convolution(filters, *shape) for filters, shape in zip(channels, self.convolutions, strict=True)),
             make.flatten(),
             make.dense(units, activation="relu"),
-            make.dense(self.settings["actions"], activation=self.settings["output_activation"]),
+            make.outputs(self.settings["actions"], self.settings["output_activation"]),
         ]
 
     def places(self):
@@ -485,13 +509,20 @@ class Student:
     earlier state can be kept by keeping its tensors.
     """
 
-    def __init__(self, settings, widths=None, members=1):
+    def __init__(self, settings, widths=None, members=1, precision="float32"):
         self.members = members
-        super().__init__(settings, widths)
+        super().__init__(settings, widths, precision)
+
+    def in_training(self):
+        return super().in_training(members=self.members)
+
+    def of_members(self, members):
+        """The same student with another number of members."""
+        return type(self)(self.settings, self.widths, members)
 
     def build(self):
         # The first axis, Keras's batch axis, holds the members; the second one holds the batch.
-        network = keras.Sequential(self.layers(MaskedLayers(self.members)))
+        network = keras.Sequential(self.layers(MaskedLayers(self.members, self.precision)))
         network.build((self.members, None, *self.settings["observation_shape"]))
         return network
 

@@ -23,7 +23,9 @@ from utils import (
     Run,
     Seeds,
     Transitions,
+    log,
     reward_statistics,
+    rewards_text,
     select_actions,
     single,
     standard_error,
@@ -89,6 +91,15 @@ class TrainingState(NamedTuple):
         """The weights to play with: averaged ones if there are any."""
         return self.averages or self.weights
 
+    def of_members(self, kept):
+        """The state of some of a student's members, by their numbers."""
+
+        def pick(tensors):
+            return [tf.gather(tensor, kept) for tensor in tensors]
+
+        weights, masks, averages = pick(self.weights), pick(self.masks), pick(self.averages)
+        return self._replace(weights=weights, masks=masks, averages=averages, moments=tuple(map(pick, self.moments)))
+
 
 def initial_state(weights, masks=(), averaged=False):
     weights = [tf.convert_to_tensor(w) for w in weights]
@@ -136,7 +147,7 @@ def average(state, decay):
 @lru_cache(maxsize=4)
 def _student_block(student, optimizer, tau, schedule, averaging):
     """Compiles a block of student updates for `train_student`."""
-    optimizer = OPTIMIZERS[optimizer]
+    student, optimizer = student.in_training(), OPTIMIZERS[optimizer]
 
     @tf.function(jit_compile=student.xla, autograph=False)
     def block(state, observations, teacher_outputs, rate, speed):
@@ -220,7 +231,8 @@ def fit_supervised(student, task, step, attempt=1):
     All members are trained on the same minibatches, and the network with the best score is kept. The objective is met
     when a member's score was above it `patience` times in a row; if the settings ask for it, the epoch's best network
     must then be above it on further episodes too, and networks that are come before all others. That ends distillation,
-    or, if the settings say so, a network that matches the teacher as well.
+    or, if the settings say so, a network that matches the teacher as well. Until then the settings may have the worse half
+    of the members dropped after each evaluation: time is for those that learn.
 
     Args:
         student: a student of model.py.
@@ -237,15 +249,19 @@ def fit_supervised(student, task, step, attempt=1):
     weights = student.initial_weights(task.seeds.generator("initial_weights", step, attempt), settings["hidden_bias"])
     state = initial_state(weights, student.full_masks(), averaged=settings["averaging"] > 0)
     percent = task.percent(student)
-    player = student_player(student, task, settings["episodes"])
-    games = StudentGames(student, task, step, attempt)
     replay = task.replay or StateMemory(task.config, task.teacher, task.seeds)
-    best, best_score, in_a_row = None, (False, False, -np.inf), np.zeros(student.members, int)
+    best, best_score, in_a_row, played = None, (False, False, -np.inf), np.zeros(student.members, int), []
     first, within = 1, None
     if saved := task.run.interrupted("distill", step, attempt):
         state, best, best_score, in_a_row, played, first, within = saved
         state, best = TrainingState(*state), best and Distilled(*best)
-        games.restore(played)
+        student = student.of_members(len(in_a_row))
+
+    def players():
+        return student_player(student, task, settings["episodes"]), StudentGames(student, task, step, attempt)
+
+    player, games = players()
+    games.restore(played)
 
     def on_block(state, done):
         def content():
@@ -298,6 +314,11 @@ def fit_supervised(student, task, step, attempt=1):
         best = best._replace(met=best.met or met)
         if matched or (met and settings["until"] == "objective"):
             break
+        if settings["halving"] and student.members > 1:
+            order = np.argsort(-rewards.mean(axis=1), kind="stable")
+            kept = np.sort(order[: math.ceil(student.members / 2)])
+            state, in_a_row, student = state.of_members(kept), in_a_row[kept], student.of_members(len(kept))
+            player, games = players()
     return best._replace(epochs=epoch)
 
 
@@ -502,14 +523,14 @@ class StudentGames:
     """
 
     def __init__(self, student, task, *purpose):
-        self.task, self.purpose = task, purpose
+        self.task, self.purpose, self.members = task, purpose, student.members
         self.steps, self.actions = task.config["replay"]["student_steps"], []
         if self.steps:
             copies = max(1, task.config["replay"]["environments"] // student.members)
             self.player = evaluation_player(student, task.config, copies, student.members, autoreset=True)
 
     def _seed(self, *which):
-        return self.task.seeds.environment("train", "student_games", *self.purpose, *which)
+        return self.task.seeds.environment("train", "student_games", self.members, *self.purpose, *which)
 
     def go_on(self, state, replay, epoch):
         """Plays `student_steps` steps more, and adds what was seen."""
@@ -572,7 +593,7 @@ class Visited:
 
 def _q_learning_block(agent, settings):
     """Compiles a block of Q-learning updates."""
-    optimizer = partial(adam, epsilon=settings["adam_epsilon"])
+    agent, optimizer = agent.in_training(), partial(adam, epsilon=settings["adam_epsilon"])
 
     @tf.function(jit_compile=agent.xla, autograph=False)
     def block(state, target_weights, observations, actions, rewards, next_observations, factors, rate):
@@ -598,29 +619,46 @@ def _q_learning_block(agent, settings):
 
 
 class Best:
-    """Keeps the weights that scored best at an evaluation so far; the agents have them, also in a resumed run."""
+    """Keeps the weights of the best evaluations so far; the agents have those of the best one, also in a resumed run.
 
-    def __init__(self, run, *agents):
-        self.agents, self.score = agents, -np.inf
+    Args:
+        run: Run.
+        count: evaluations that are kept.
+        agents: DQNAgents that are evaluated together.
+    """
+
+    def __init__(self, run, count, *agents):
+        self.agents, self.count, self.kept = agents, count, []  # mean reward, step, weights of each agent; best first
         run.include("best", self)
 
-    def after_evaluation(self, rewards, *states):
-        if rewards.mean() > self.score:
-            self.restore((rewards.mean(), [[w.numpy() for w in state.weights] for state in states]))
+    def after_evaluation(self, rewards, step, *states):
+        weights = [[w.numpy() for w in state.weights] for state in states]
+        self.restore(sorted([*self.kept, (rewards.mean(), step, weights)], key=lambda one: -one[0])[: self.count])
+
+    def play_again(self, play):
+        """Puts first what scores best once more: of many evaluations the best one was a lucky one too.
+
+        Args:
+            play: weights of the first agent -> rewards.
+        """
+        results = [(play(weights[0]), step, weights) for _, step, weights in self.kept]
+        for rewards, step, _ in results:
+            log(f"teacher of step {step:,}, played again: {rewards_text(reward_statistics(rewards))}")
+        self.restore(sorted(((rewards.mean(), *rest) for rewards, *rest in results), key=lambda one: -one[0]))
 
     def content(self):
-        return self.score, [agent.network.get_weights() for agent in self.agents]
+        return self.kept
 
-    def restore(self, content):
-        self.score, weights = content
-        for agent, arrays in zip(self.agents, weights, strict=True):
+    def restore(self, kept):
+        self.kept = list(kept)
+        for agent, arrays in zip(self.agents, self.kept[0][-1] if kept else (), strict=False):
             agent.network.set_weights(arrays)
 
 
 def train_dqn(agent, config, seeds, run):
     """Trains a teacher by (double) deep Q-learning until it scores above `stop_above` or its steps are used up.
 
-    After each evaluation the agent has the weights that scored best so far. Where an episode is cut off by its step limit,
+    After each evaluation the agent has the weights that scored best so far; in the end the finalists play again. Where an episode is cut off by its step limit,
     its last state still has a value; only states that the environment itself ends count as terminal.
 
     Checkpoints hold the actions taken: a resumed run takes them again, which brings back environments and replay memory.
@@ -634,8 +672,8 @@ def train_dqn(agent, config, seeds, run):
     Raises:
         RunFailed: the loss is no longer a number.
     """
-    best = Best(run, agent)
     settings, model = config["teacher"], config["model"]
+    best = Best(run, settings["finalists"], agent)
     count = settings["environments"]
     shape = model["observation_shape"]
     replay = (FrameTransitions if len(shape) > 1 else Transitions)(config["replay"]["capacity"], shape, settings)
@@ -648,7 +686,10 @@ def train_dqn(agent, config, seeds, run):
     def explore(weights, observations, seed, epsilon):
         return select_actions(agent(weights, observations), "greedy", seed, epsilon)
 
-    player = evaluation_player(lambda w, o: agent(w, o[0])[None], config, settings["episodes"])
+    def policy(weights, observations):
+        return agent(weights, observations[0])[None]
+
+    player = evaluation_player(policy, config, settings["episodes"])
     environments = make_environments(config["environment"], count)
     exploration_seed = seeds.environment("train", "train_dqn")
     observations, info = environments.reset(seed=exploration_seed)
@@ -708,13 +749,17 @@ def train_dqn(agent, config, seeds, run):
             if not np.isfinite(loss):
                 raise RunFailed(f"teacher, update {updates}: the loss is {loss}; try a lower teacher.learning_rate_first")
             rewards = player.evaluate(seeds.environment("select", "train_dqn", steps), state.weights)[0]
-            best.after_evaluation(rewards, state)
+            best.after_evaluation(rewards, steps, state)
             run.metrics(phase="teacher", step=steps, update=updates, learning_rate=rate, loss=loss, rewards=rewards)
             if rewards.mean() > settings["stop_above"]:
                 break
         run.progress("training the teacher", steps, settings["steps"])
         run.checkpoint(content, "teacher")
     environments.close()
+    if len(best.kept) > 1:
+        finals = evaluation_player(policy, config, settings["final_episodes"])
+        seed = seeds.environment("confirm", "train_dqn")
+        best.play_again(lambda weights: finals.evaluate(seed, [tf.constant(w) for w in weights])[0])
 
 
 def generalised_advantages(values, rewards, terminated, ended, discount, decay):
@@ -737,6 +782,7 @@ def generalised_advantages(values, rewards, terminated, ended, discount, decay):
 
 def _actor_critic_block(actor, critic, settings):
     """Compiles the updates that follow a rollout."""
+    actor, critic = actor.in_training(), critic.in_training()
 
     @tf.function(jit_compile=True, autograph=False)
     def block(states, observations, actions, rewards, terminated, ended, rows, rates, entropy):
@@ -799,7 +845,7 @@ def train_actor_critic(actor, critic, config, seeds, run):
     Raises:
         RunFailed: the loss is no longer a number.
     """
-    best = Best(run, actor, critic)
+    best = Best(run, 1, actor, critic)
     settings, shape = config["teacher"], config["model"]["observation_shape"]
     copies, length = settings["environments"], settings["rollout"]
     generator = seeds.generator("train_actor_critic")
@@ -871,7 +917,7 @@ def train_actor_critic(actor, critic, config, seeds, run):
                         f"try a lower teacher.{part}_learning_rate"
                     )
             scores = evaluator.evaluate(seeds.environment("select", "train_actor_critic", steps), states[0].weights)[0]
-            best.after_evaluation(scores, *states)
+            best.after_evaluation(scores, steps, *states)
             update = int(states[0].update)
             run.metrics(
                 phase="teacher", step=steps, update=update, learning_rate=rates[0], loss=float(loss), rewards=scores
