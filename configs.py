@@ -57,6 +57,7 @@ NONE_OR_SEVERAL = Rule("0, or an integer from 2", lambda v: _is_integer(v) and (
 TEXT = Rule("a name", lambda v: isinstance(v, str) and v != "" and v.isprintable())
 REWARD = Rule("a number", _is_number)
 REWARD_OR_NONE = Rule("a number, or null", lambda v: v is None or _is_number(v))
+PRECISION = one_of("float32", "bfloat16")
 FLAG = Rule("true or false", lambda v: isinstance(v, bool))
 SPARSITY = Rule("a number from 0 up to, not including, 1", lambda v: _is_number(v) and 0 <= v < 1)
 WIDTHS = Rule(
@@ -175,7 +176,6 @@ SETTINGS = {
         "widths": (WIDTHS, "units of each hidden layer of the teacher"),
         "hidden_activation": (one_of("relu", "tanh"), "of the teacher; students that are shrunk have relu"),
         "output_activation": (one_of("linear", "relu"), "linear; relu is what the paper's published CartPole teacher has"),
-        "precision": (one_of("float32", "bfloat16"), "of products in updates; weights, outputs and games are float32"),
     },
     "evaluation": {
         "objective": (
@@ -216,6 +216,7 @@ SETTINGS = {
         "divide_outputs": (FLAG, "divide the first student's outputs by τ, so that it starts with the teacher's softmax"),
         "averaging": (number(0, 0.999999), "decay of the running mean of the weights, which is the student; 0: none"),
         "optimizer": (one_of("rmsprop", "adam"), "how gradients become updates"),
+        "precision": (PRECISION, "of products in updates; weights, outputs and games are float32"),
         "learning_rate": (RATE_TABLE, "by size of the student in percent and by iteration"),
         "initial_sparsity": (SPARSITY_TABLE, "s_0, by size of the student in percent"),
         "final_sparsity": (SPARSITY, "s_f"),
@@ -244,6 +245,7 @@ SETTINGS = {
         "tau": (positive(1000), "temperature of the teacher's softmax (τ)"),
         "averaging": (number(0, 0.999999), "decay of the running mean of the weights, which is the student; 0: none"),
         "optimizer": (one_of("rmsprop", "adam"), "how gradients become updates"),
+        "precision": (PRECISION, "of products in updates; weights, outputs and games are float32"),
         "learning_rate": (RATE_TABLE, "by size of the student in percent and by epoch"),
     },
     "pops": {
@@ -281,8 +283,6 @@ TEACHERS = {
         "epsilon_steps": (integer(1), "environment steps over which ε falls"),
         "learning_rate_first": (positive(1), "Adam's learning rate at the start"),
         "learning_rate_last": (positive(1), "Adam's learning rate in the end; it falls in a straight line"),
-        "finalists": (integer(1, 100), "teachers of the best evaluations, of which the best one of a second is kept"),
-        "final_episodes": (integer(2), "episodes in that second evaluation"),
         "target_sync": (integer(1), "updates between copies into the target network"),
         "adam_epsilon": (positive(1), "Adam's ε"),
         "n_steps": (integer(1, 100), "steps of reward before a state's value counts (more than 1: Atari games only)"),
@@ -317,7 +317,7 @@ _DISTILLATION_RATES = [
     [10, _by_epoch(_EPOCHS, (1e-4, 5e-5, 2e-5, 1e-5))],
 ]
 
-_LAYERS = {"bounds": [], "hidden_activation": "relu", "output_activation": "linear", "precision": "float32"}
+_LAYERS = {"bounds": [], "hidden_activation": "relu", "output_activation": "linear"}
 
 CARTPOLE = {
     "environment": {"id": "CartPole-v1", "max_episode_steps": 200, "actions": [], "sticky": 0.0},
@@ -346,8 +346,6 @@ CARTPOLE = {
         "epsilon_steps": 100_000,
         "learning_rate_first": 1e-3,
         "learning_rate_last": 5e-5,
-        "finalists": 1,
-        "final_episodes": 100,
         "target_sync": 600,
         "adam_epsilon": 1e-7,
         "n_steps": 1,
@@ -378,6 +376,7 @@ CARTPOLE = {
         "divide_outputs": False,
         "averaging": 0.0,
         "optimizer": "rmsprop",
+        "precision": "float32",
         "learning_rate": [*_DISTILLATION_RATES, [0, _by_epoch(_EPOCHS, (1e-7, 8e-8, 5e-8, 1e-9))]],
         "initial_sparsity": 0.0,
         "final_sparsity": 0.99,
@@ -403,6 +402,7 @@ CARTPOLE = {
         "tau": 0.01,
         "averaging": 0.0,
         "optimizer": "rmsprop",
+        "precision": "float32",
         "learning_rate": [*_DISTILLATION_RATES, [0, _by_epoch(_EPOCHS, (1e-3, 5e-4, 2e-4, 1e-4))]],
     },
     "pops": {"steps": 20, "sizes": "budgets", "min_change": 0.05, "retries": 0},
@@ -559,7 +559,6 @@ PONG = {
     "checkpoint": CARTPOLE["checkpoint"],
 }
 PONG_FAST = {
-    "model": {"precision": "bfloat16"},
     "evaluation": {
         "epsilon": 0.01,
         "also": ["greedy", "sticky"],
@@ -569,7 +568,7 @@ PONG_FAST = {
     },
     "teacher": {
         "environments": 16,
-        "steps": 560_000,
+        "steps": 320_000,
         "learning_starts": 8_000,
         "batch_size": 32,
         "double_q": True,
@@ -580,11 +579,9 @@ PONG_FAST = {
         "target_sync": 500,
         "adam_epsilon": 1e-5,
         "terminal": "point",
-        "evaluate_every": 16_000,
+        "evaluate_every": 40_000,
         "episodes": 16,
-        "finalists": 5,
-        "final_episodes": 64,
-        "stop_above": 20.5,
+        "stop_above": 20.2,
     },
     "replay": {
         "observe": 50_000,
@@ -604,6 +601,7 @@ PONG_FAST = {
         "divide_outputs": True,
         "averaging": 0.99,
         "optimizer": "adam",
+        "precision": "bfloat16",
         "learning_rate": [[50, linear(3e-4, 1e-3, 5)], [0, [[None, 1e-3]]]],
         "initial_sparsity": [[50, 0.7], [0, 0.0]],
         "end": 2_000,
@@ -627,6 +625,7 @@ PONG_FAST = {
         "patience": 1,
         "until": "objective",
         "optimizer": "adam",
+        "precision": "bfloat16",
         "learning_rate": [[1, linear(1e-3, 1e-4, 40)], [0, linear(2e-3, 1e-4, 40)]],
     },
     "pops": {"sizes": "live_units", "min_change": 0.05, "retries": 1},
@@ -640,7 +639,6 @@ PACMAN = PONG | {
     "teacher": PONG["teacher"] | {"terminal": "life", "stop_above": 20_000},
 }
 PACMAN_FAST = PONG_FAST | {
-    "model": {"precision": "float32"},
     # The objective is 95 % of the shipped teacher's reward; a game's standard deviation is 700.
     "evaluation": PONG_FAST["evaluation"]
     | {"objective": 1_914, "lower_bound": 1_500, "confidence": 0, "choose_episodes": 50},
@@ -652,7 +650,6 @@ PACMAN_FAST = PONG_FAST | {
         "terminal": "life",
         "evaluate_every": 40_000,
         "episodes": 32,
-        "finalists": 1,
         "stop_above": 20_000,
     },
     "prune": PONG_FAST["prune"] | {"episodes": 30},

@@ -98,19 +98,11 @@ class MaskedConvolution(keras.layers.Layer):
         return keras.ops.relu(keras.ops.stack(outputs) + self.bias[:, :, None, None])
 
 
-# Keras's policy of types for products of a precision: weights and gradients are float32 in both.
-POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
-
-
 class PlainLayers:
-    """The layers of a plain Keras network, which loads where this project is not installed. Axes: batch, then others.
+    """The layers of a plain Keras network, which loads where this project is not installed. Axes: batch, then others."""
 
-    Args:
-        precision: of the products, but for those of the outputs: values of actions lie close to each other.
-    """
-
-    def __init__(self, precision="float32"):
-        self.numbers, self.dtype = itertools.count(1), POLICIES[precision]
+    def __init__(self):
+        self.numbers = itertools.count(1)
 
     def frames(self, background, contrast):
         """Stacked frames, uint8 [frames, height, width], as centred images with channels last."""
@@ -118,21 +110,28 @@ class PlainLayers:
         return [scaling, keras.layers.Permute((2, 3, 1), name="channels_last")]
 
     def convolution(self, filters, size, stride):
-        name = f"convolution_{next(self.numbers)}"
-        return keras.layers.Conv2D(filters, size, stride, activation="relu", name=name, dtype=self.dtype)
+        return keras.layers.Conv2D(filters, size, stride, activation="relu", name=f"convolution_{next(self.numbers)}")
 
     def flatten(self):
-        return keras.layers.Flatten(name="flatten", dtype=self.dtype)
+        return keras.layers.Flatten(name="flatten")
 
     def dense(self, units, activation):
-        return keras.layers.Dense(units, activation, name=f"dense_{next(self.numbers)}", dtype=self.dtype)
+        return keras.layers.Dense(units, activation, name=f"dense_{next(self.numbers)}")
 
     def outputs(self, units, activation="linear"):
-        return keras.layers.Dense(units, activation, name=f"dense_{next(self.numbers)}")
+        return self.dense(units, activation)
+
+
+# Keras's policies of types for products of a precision. Weights and their gradients are float32 in both.
+POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
 class MaskedLayers:
-    """The same layers with masks and members. Axes: members, batch, then others."""
+    """The same layers with masks and members. Axes: members, batch, then others.
+
+    Args:
+        precision: of the products, but for those of the outputs: the values of actions lie close to each other.
+    """
 
     def __init__(self, members, precision="float32"):
         self.members, self.dtype = members, POLICIES[precision]
@@ -248,7 +247,6 @@ class DQNAgent:
     Args:
         settings: the configuration's group `model`.
         widths: units of each hidden layer; the settings' if left out.
-        precision: of the network's products.
 
     Attributes:
         network: the Keras network. Input [batch, *observation_shape], output [batch, actions], before any softmax.
@@ -260,28 +258,22 @@ class DQNAgent:
     kind = None  # in words, which networks `load` takes
     observation_type = "float32"
 
-    def __init__(self, settings, widths=None, precision="float32"):
+    def __init__(self, settings, widths=None):
         self.settings = settings
         self.widths = tuple(widths or settings["widths"])
-        self.precision = precision
         self.network = self.build()
-
-    def in_training(self, **options):
-        """What takes this agent's place in updates: the same with products of the settings' precision."""
-        precision = self.settings["precision"]
-        return self if precision == self.precision else type(self)(self.settings, self.widths, precision=precision, **options)
 
     def layers(self, make):
         """The network's layers, input to output, made by PlainLayers or MaskedLayers."""
         raise NotImplementedError
 
     def build(self):
-        return self.plain_network(self.role, precision=self.precision)
+        return self.plain_network(self.role)
 
-    def plain_network(self, role, weights=None, precision="float32"):
+    def plain_network(self, role, weights=None):
         """A new network of plain Keras layers, named after the environment and its role, with these weights if given."""
         inputs = keras.Input(self.settings["observation_shape"], name="observations", dtype=self.observation_type)
-        network = keras.Sequential([inputs, *self.layers(PlainLayers(precision))], name=f"{self.environment}_{role}")
+        network = keras.Sequential([inputs, *self.layers(PlainLayers())], name=f"{self.environment}_{role}")
         if weights is not None:
             network.set_weights(weights)
         return network
@@ -510,15 +502,15 @@ class Student:
     """
 
     def __init__(self, settings, widths=None, members=1, precision="float32"):
-        self.members = members
-        super().__init__(settings, widths, precision)
+        self.members, self.precision = members, precision
+        super().__init__(settings, widths)
 
-    def in_training(self):
-        return super().in_training(members=self.members)
-
-    def of_members(self, members):
-        """The same student with another number of members."""
-        return type(self)(self.settings, self.widths, members)
+    def of(self, members=None, precision=None):
+        """The same student with this number of members and this precision, where they are given."""
+        members, precision = members or self.members, precision or self.precision
+        if (members, precision) == (self.members, self.precision):
+            return self
+        return type(self)(self.settings, self.widths, members, precision)
 
     def build(self):
         # The first axis, Keras's batch axis, holds the members; the second one holds the batch.

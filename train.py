@@ -23,9 +23,7 @@ from utils import (
     Run,
     Seeds,
     Transitions,
-    log,
     reward_statistics,
-    rewards_text,
     select_actions,
     single,
     standard_error,
@@ -145,9 +143,9 @@ def average(state, decay):
 
 
 @lru_cache(maxsize=4)
-def _student_block(student, optimizer, tau, schedule, averaging):
+def _student_block(student, optimizer, precision, tau, schedule, averaging):
     """Compiles a block of student updates for `train_student`."""
-    student, optimizer = student.in_training(), OPTIMIZERS[optimizer]
+    student, optimizer = student.of(precision=precision), OPTIMIZERS[optimizer]
 
     @tf.function(jit_compile=student.xla, autograph=False)
     def block(state, observations, teacher_outputs, rate, speed):
@@ -194,7 +192,8 @@ def train_student(
     Returns:
         The new state and the mean loss of one state in nats, float32 [members].
     """
-    block = _student_block(student, settings["optimizer"], settings["tau"], schedule, settings["averaging"])
+    how = (settings[key] for key in ("optimizer", "precision", "tau"))
+    block = _student_block(student, *how, schedule, settings["averaging"])
     batch = settings["batch_size"]
     work = batch * student.members * (sum(student.layer_sizes()) + 1000)
     most = max(1, min(BLOCK_BYTES // (batch * replay.entry_bytes()), BLOCK_WORK // work))
@@ -255,7 +254,7 @@ def fit_supervised(student, task, step, attempt=1):
     if saved := task.run.interrupted("distill", step, attempt):
         state, best, best_score, in_a_row, played, first, within = saved
         state, best = TrainingState(*state), best and Distilled(*best)
-        student = student.of_members(len(in_a_row))
+        student = student.of(members=len(in_a_row))
 
     def players():
         return student_player(student, task, settings["episodes"]), StudentGames(student, task, step, attempt)
@@ -317,7 +316,7 @@ def fit_supervised(student, task, step, attempt=1):
         if settings["halving"] and student.members > 1:
             order = np.argsort(-rewards.mean(axis=1), kind="stable")
             kept = np.sort(order[: math.ceil(student.members / 2)])
-            state, in_a_row, student = state.of_members(kept), in_a_row[kept], student.of_members(len(kept))
+            state, in_a_row, student = state.of_members(kept), in_a_row[kept], student.of(members=len(kept))
             player, games = players()
     return best._replace(epochs=epoch)
 
@@ -593,7 +592,7 @@ class Visited:
 
 def _q_learning_block(agent, settings):
     """Compiles a block of Q-learning updates."""
-    agent, optimizer = agent.in_training(), partial(adam, epsilon=settings["adam_epsilon"])
+    optimizer = partial(adam, epsilon=settings["adam_epsilon"])
 
     @tf.function(jit_compile=agent.xla, autograph=False)
     def block(state, target_weights, observations, actions, rewards, next_observations, factors, rate):
@@ -619,46 +618,29 @@ def _q_learning_block(agent, settings):
 
 
 class Best:
-    """Keeps the weights of the best evaluations so far; the agents have those of the best one, also in a resumed run.
+    """Keeps the weights that scored best at an evaluation so far; the agents have them, also in a resumed run."""
 
-    Args:
-        run: Run.
-        count: evaluations that are kept.
-        agents: DQNAgents that are evaluated together.
-    """
-
-    def __init__(self, run, count, *agents):
-        self.agents, self.count, self.kept = agents, count, []  # mean reward, step, weights of each agent; best first
+    def __init__(self, run, *agents):
+        self.agents, self.score = agents, -np.inf
         run.include("best", self)
 
-    def after_evaluation(self, rewards, step, *states):
-        weights = [[w.numpy() for w in state.weights] for state in states]
-        self.restore(sorted([*self.kept, (rewards.mean(), step, weights)], key=lambda one: -one[0])[: self.count])
-
-    def play_again(self, play):
-        """Puts first what scores best once more: of many evaluations the best one was a lucky one too.
-
-        Args:
-            play: weights of the first agent -> rewards.
-        """
-        results = [(play(weights[0]), step, weights) for _, step, weights in self.kept]
-        for rewards, step, _ in results:
-            log(f"teacher of step {step:,}, played again: {rewards_text(reward_statistics(rewards))}")
-        self.restore(sorted(((rewards.mean(), *rest) for rewards, *rest in results), key=lambda one: -one[0]))
+    def after_evaluation(self, rewards, *states):
+        if rewards.mean() > self.score:
+            self.restore((rewards.mean(), [[w.numpy() for w in state.weights] for state in states]))
 
     def content(self):
-        return self.kept
+        return self.score, [agent.network.get_weights() for agent in self.agents]
 
-    def restore(self, kept):
-        self.kept = list(kept)
-        for agent, arrays in zip(self.agents, self.kept[0][-1] if kept else (), strict=False):
+    def restore(self, content):
+        self.score, weights = content
+        for agent, arrays in zip(self.agents, weights, strict=True):
             agent.network.set_weights(arrays)
 
 
 def train_dqn(agent, config, seeds, run):
     """Trains a teacher by (double) deep Q-learning until it scores above `stop_above` or its steps are used up.
 
-    After each evaluation the agent has the weights that scored best so far; in the end the finalists play again. Where an episode is cut off by its step limit,
+    After each evaluation the agent has the weights that scored best so far. Where an episode is cut off by its step limit,
     its last state still has a value; only states that the environment itself ends count as terminal.
 
     Checkpoints hold the actions taken: a resumed run takes them again, which brings back environments and replay memory.
@@ -672,8 +654,8 @@ def train_dqn(agent, config, seeds, run):
     Raises:
         RunFailed: the loss is no longer a number.
     """
+    best = Best(run, agent)
     settings, model = config["teacher"], config["model"]
-    best = Best(run, settings["finalists"], agent)
     count = settings["environments"]
     shape = model["observation_shape"]
     replay = (FrameTransitions if len(shape) > 1 else Transitions)(config["replay"]["capacity"], shape, settings)
@@ -686,10 +668,7 @@ def train_dqn(agent, config, seeds, run):
     def explore(weights, observations, seed, epsilon):
         return select_actions(agent(weights, observations), "greedy", seed, epsilon)
 
-    def policy(weights, observations):
-        return agent(weights, observations[0])[None]
-
-    player = evaluation_player(policy, config, settings["episodes"])
+    player = evaluation_player(lambda w, o: agent(w, o[0])[None], config, settings["episodes"])
     environments = make_environments(config["environment"], count)
     exploration_seed = seeds.environment("train", "train_dqn")
     observations, info = environments.reset(seed=exploration_seed)
@@ -749,17 +728,13 @@ def train_dqn(agent, config, seeds, run):
             if not np.isfinite(loss):
                 raise RunFailed(f"teacher, update {updates}: the loss is {loss}; try a lower teacher.learning_rate_first")
             rewards = player.evaluate(seeds.environment("select", "train_dqn", steps), state.weights)[0]
-            best.after_evaluation(rewards, steps, state)
+            best.after_evaluation(rewards, state)
             run.metrics(phase="teacher", step=steps, update=updates, learning_rate=rate, loss=loss, rewards=rewards)
             if rewards.mean() > settings["stop_above"]:
                 break
         run.progress("training the teacher", steps, settings["steps"])
         run.checkpoint(content, "teacher")
     environments.close()
-    if len(best.kept) > 1:
-        finals = evaluation_player(policy, config, settings["final_episodes"])
-        seed = seeds.environment("confirm", "train_dqn")
-        best.play_again(lambda weights: finals.evaluate(seed, [tf.constant(w) for w in weights])[0])
 
 
 def generalised_advantages(values, rewards, terminated, ended, discount, decay):
@@ -782,7 +757,6 @@ def generalised_advantages(values, rewards, terminated, ended, discount, decay):
 
 def _actor_critic_block(actor, critic, settings):
     """Compiles the updates that follow a rollout."""
-    actor, critic = actor.in_training(), critic.in_training()
 
     @tf.function(jit_compile=True, autograph=False)
     def block(states, observations, actions, rewards, terminated, ended, rows, rates, entropy):
@@ -845,7 +819,7 @@ def train_actor_critic(actor, critic, config, seeds, run):
     Raises:
         RunFailed: the loss is no longer a number.
     """
-    best = Best(run, 1, actor, critic)
+    best = Best(run, actor, critic)
     settings, shape = config["teacher"], config["model"]["observation_shape"]
     copies, length = settings["environments"], settings["rollout"]
     generator = seeds.generator("train_actor_critic")
@@ -917,7 +891,7 @@ def train_actor_critic(actor, critic, config, seeds, run):
                         f"try a lower teacher.{part}_learning_rate"
                     )
             scores = evaluator.evaluate(seeds.environment("select", "train_actor_critic", steps), states[0].weights)[0]
-            best.after_evaluation(scores, steps, *states)
+            best.after_evaluation(scores, *states)
             update = int(states[0].update)
             run.metrics(
                 phase="teacher", step=steps, update=update, learning_rate=rates[0], loss=float(loss), rewards=scores

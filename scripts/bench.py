@@ -103,7 +103,7 @@ def bench_updates(name, sizes, blocks, seconds):
             return block
 
         network = student.plain_network("bench")
-        limit = per_second(products(student, network, settings["batch_size"], block), seconds)
+        limit = per_second(products(student, network, settings, block), seconds)
         ours = per_second(work, seconds)
         title, share = "-".join(map(str, widths)), f"{100 * ours / limit:.0f} %"
         if schedule is not None:
@@ -114,15 +114,19 @@ def bench_updates(name, sizes, blocks, seconds):
     return rows
 
 
-def products(agent, network, batch, block):
-    """Nothing but the convolutions and matrix products of an update, each waiting for those before it as in an update."""
+def products(agent, network, settings, block):
+    """Nothing but the convolutions and matrix products of an update, each waiting for those before it as in an update.
+
+    They are of the settings' precision.
+    """
     import tensorflow as tf
 
     from model import kernels
 
-    weights = [tf.constant(0 * kernel) for kernel in kernels(network)]
+    batch, precision = settings["batch_size"], settings["precision"]
+    weights = [tf.constant(0 * kernel, precision) for kernel in kernels(network)]
     *images, frames = agent.settings["observation_shape"][::-1]
-    observations = tf.zeros([batch, *images, frames])
+    observations = tf.zeros([batch, *images, frames], precision)
 
     @tf.function(jit_compile=agent.xla, autograph=False)
     def loop(weights, observations):

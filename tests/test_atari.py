@@ -205,7 +205,7 @@ def test_saved_networks_load_where_the_project_is_not_and_as_teachers(generator,
 TINY_TEACHER = (
     "model.widths=[2,2,2,4] teacher.environments=4 teacher.steps=800 teacher.learning_starts=100 "
     "teacher.steps_per_update=20 "
-    "teacher.batch_size=8 teacher.evaluate_every=400 teacher.episodes=2 teacher.final_episodes=3 teacher.restart_every=160 "
+    "teacher.batch_size=8 teacher.evaluate_every=400 teacher.episodes=2 teacher.restart_every=160 "
     "environment.max_episode_steps=60 replay.capacity=200 replay.observe=100 replay.student_states=0 "
     "checkpoint.seconds=0"
 ).split()

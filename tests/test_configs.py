@@ -49,7 +49,7 @@ def test_paper_profile_of_lunarlander():
     config = configuration("lunarlander", "paper")
     assert config["model"] == {
         **{"observation_shape": [8], "actions": 4, "bounds": [], "widths": [64, 64, 64]},
-        **{"hidden_activation": "relu", "output_activation": "linear", "precision": "float32"},
+        **{"hidden_activation": "relu", "output_activation": "linear"},
     }
     evaluation, prune = config["evaluation"], config["prune"]
     assert (evaluation["objective"], evaluation["lower_bound"], evaluation["acting"]) == (200, 100, "sample")
@@ -122,7 +122,7 @@ def test_assignments_change_settings_and_the_last_wins():
         ("prune.initial_sparsity=0.995", "prune.final_sparsity: 0.99 is below prune.initial_sparsity"),
         ("prune.initial_sparsity=[[50,0.995],[0,0]]", "prune.final_sparsity: 0.99 is below prune.initial_sparsity"),
         ("prune.initial_sparsity=[[50,1],[0,0]]", "prune.initial_sparsity: [[50, 1], [0, 0]] is not a number from 0"),
-        ("model.precision=float16", "one of float32, bfloat16"),
+        ("prune.precision=float16", "one of float32, bfloat16"),
         ("distill.halving=1", "true or false"),
         ("teacher.steps=3000", "teacher.steps: 3000 leaves no time for an evaluation"),
         ("distill.confirm_episodes=1", "0, or an integer from 2"),

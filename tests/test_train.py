@@ -446,46 +446,6 @@ def test_teacher_training_is_reproducible_and_learns(config, new_run):
     assert max(reward for _, reward, _ in histories[0]) > 12  # a policy without training scores 9 to 10
 
 
-def test_of_the_best_teachers_the_one_that_is_best_once_more_is_kept(config, new_run):
-    agent, steps = CartPoleDQN(config["model"], (1, 1, 1)), {}
-    best = train.Best(new_run(config), 3, agent)
-    shapes = [variable.shape for variable in agent.network.trainable_variables]
-
-    def weights(step):
-        return [np.full(shape, step, np.float32) for shape in shapes]
-
-    def kept():
-        return float(agent.network.get_weights()[0][0, 0])
-
-    for step, reward, now in ((1, 5, 1), (2, 9, 2), (3, 7, 2), (4, 9, 2), (5, 6, 2), (6, 8, 2)):
-        best.after_evaluation(np.array([reward, reward]), step, initial_state(weights(step)))
-        assert kept() == now
-    again = train.Best(new_run(config), 3, agent)
-    again.restore(best.content())
-    again.play_again(lambda w: steps.setdefault(int(w[0][0, 0]), np.array([{2: 3, 4: 2, 6: 5}[int(w[0][0, 0])]] * 2)))
-    assert list(steps) == [2, 4, 6] and kept() == 6
-
-
-def test_finalists_play_again_on_other_episodes(monkeypatch, config, new_run):
-    settings = {"steps": 900, "learning_starts": 200, "evaluate_every": 200, "finalists": 2, "final_episodes": 7}
-    config = config | {
-        "teacher": config["teacher"] | settings | {"episodes": 4, "stop_above": 1e6},
-        "replay": config["replay"] | {"capacity": 1000},
-    }
-    played, evaluate = [], train.Player.evaluate
-
-    def noting(player, seed, *arguments, **named):
-        rewards = evaluate(player, seed, *arguments, **named)
-        played.append((seed, rewards.shape[-1]))
-        return rewards
-
-    monkeypatch.setattr(train.Player, "evaluate", noting)
-    run = new_run(config)
-    train_dqn(CartPoleDQN(config["model"]), config, Seeds(0), run)
-    assert [episodes for _, episodes in played] == [4] * run.evaluations + [7, 7]
-    assert len({seed for seed, _ in played[:-2]}) == run.evaluations and played[-1][0] == played[-2][0] >= 2 * Seeds.RANGE
-
-
 def test_actor_critic_training_is_reproducible_and_learns(new_run):
     config = configuration(
         "lunarlander",
@@ -689,11 +649,11 @@ def test_the_worse_half_of_the_members_is_dropped_after_an_evaluation(monkeypatc
 def test_updates_in_bfloat16_keep_weights_and_outputs_in_float32(generator, replay):
     losses = {}
     for precision in ("float32", "bfloat16"):
-        settings = configuration("cartpole", assignments=[f"model.precision={precision}"])
+        settings = configuration("cartpole", assignments=[f"distill.precision={precision}"])
         student = StudentCartPole(settings["model"], WIDTHS)
         weights, states = student.initial_weights(np.random.default_rng(5), 0.3), replay.arrays["observations"][None]
         state = initial_state(weights, student.full_masks())
-        outputs = student.in_training()(state.weights, state.masks, states)
+        outputs = student.of(precision=precision)(state.weights, state.masks, states)
         assert outputs.dtype == tf.float32
         rounded = np.abs(outputs - student(state.weights, state.masks, states)).max()
         assert (rounded == 0) if precision == "float32" else (0 < rounded < 0.05 * np.abs(outputs).max())
