@@ -135,11 +135,6 @@ MEMBERS = Rule(
     lambda v: integer(1, 256).fits(v) or _is_size_table(v, integer(1, 256).fits),
 )
 
-SPARSITY_TABLE = Rule(
-    f"{SPARSITY.accepts}, or a table [[above_percent, sparsity], ..., [0, sparsity]]",
-    lambda v: SPARSITY.fits(v) or _is_size_table(v, SPARSITY.fits),
-)
-
 RATE_TABLE = Rule(
     "a number above 0, up to 1, or a table [[above_percent, [[last_epoch, rate], ..., [null, rate]]], ..., [0, ...]]",
     _is_rate_table,
@@ -218,7 +213,7 @@ SETTINGS = {
         "optimizer": (one_of("rmsprop", "adam"), "how gradients become updates"),
         "precision": (PRECISION, "of products in updates; weights, outputs and games are float32"),
         "learning_rate": (RATE_TABLE, "by size of the student in percent and by iteration"),
-        "initial_sparsity": (SPARSITY_TABLE, "s_0, by size of the student in percent"),
+        "initial_sparsity": (SPARSITY, "s_0"),
         "final_sparsity": (SPARSITY, "s_f"),
         "begin": (integer(0), "student update at which sparsity starts to grow (t_0)"),
         "end": (integer(1), "student update at which it reaches s_f (t_1)"),
@@ -603,7 +598,6 @@ PONG_FAST = {
         "optimizer": "adam",
         "precision": "bfloat16",
         "learning_rate": [[50, linear(3e-4, 1e-3, 5)], [0, [[None, 1e-3]]]],
-        "initial_sparsity": [[50, 0.7], [0, 0.0]],
         "end": 2_000,
         "frequency": 20,
         "recovery": "rollback",
@@ -795,9 +789,12 @@ def validate(config):
         for group, key in (("environment", "actions"), ("environment", "sticky")):
             require(group, key, not config[group][key], "is for Atari games only")
         require("evaluation", "also", "sticky" not in evaluation["also"], "has sticky, which is for Atari games only")
-    initial = prune["initial_sparsity"]
-    highest = max(entry for _, entry in initial) if isinstance(initial, list) else initial
-    require("prune", "final_sparsity", prune["final_sparsity"] >= highest, "is below prune.initial_sparsity")
+    require(
+        "prune",
+        "final_sparsity",
+        prune["final_sparsity"] >= prune["initial_sparsity"],
+        "is below prune.initial_sparsity",
+    )
     require(
         "prune", "updates", prune["updates"] % prune["evaluate_every"] == 0, "is not a multiple of prune.evaluate_every"
     )

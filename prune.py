@@ -189,9 +189,8 @@ def iterative_pruning_policy_distillation(student, state, task, step):
         RunFailed: the loss is no longer a number.
     """
     settings, goal = task.config["prune"], task.config["evaluation"]
-    weights, percent = sum(student.layer_sizes()), task.percent(student)
     schedule = PruningSchedule(
-        by_size(settings["initial_sparsity"], percent),
+        settings["initial_sparsity"],
         settings["final_sparsity"],
         settings["begin"],
         settings["end"],
@@ -199,6 +198,7 @@ def iterative_pruning_policy_distillation(student, state, task, step):
     )
     player = student_player(student, task, settings["episodes"])
     recovery = RECOVERIES[settings["recovery"]](settings, state)
+    weights, percent = sum(student.layer_sizes()), task.percent(student)
     replay = task.replay or StateMemory(task.config, task.teacher, task.seeds)
     best, fewest, means = None, math.inf, []
     first, first_number, within = 1, 0, None

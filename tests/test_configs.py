@@ -120,8 +120,6 @@ def test_assignments_change_settings_and_the_last_wins():
         ("prune.updates=251", "prune.updates: 251 is not a multiple of prune.evaluate_every"),
         ("replay.capacity=10", "replay.capacity: 10 is below replay.observe"),
         ("prune.initial_sparsity=0.995", "prune.final_sparsity: 0.99 is below prune.initial_sparsity"),
-        ("prune.initial_sparsity=[[50,0.995],[0,0]]", "prune.final_sparsity: 0.99 is below prune.initial_sparsity"),
-        ("prune.initial_sparsity=[[50,1],[0,0]]", "prune.initial_sparsity: [[50, 1], [0, 0]] is not a number from 0"),
         ("prune.precision=float16", "one of float32, bfloat16"),
         ("distill.halving=1", "true or false"),
         ("teacher.steps=3000", "teacher.steps: 3000 leaves no time for an evaluation"),
