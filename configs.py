@@ -227,7 +227,6 @@ SETTINGS = {
     },
     "distill": {
         "members": (MEMBERS, "initialisations trained side by side, by size of the student; the best one is kept"),
-        "halving": (FLAG, "drop the worse half of them after each evaluation, until one is left"),
         "hidden_bias": (number(-10, 10), "value that hidden biases start from"),
         "epochs": (integer(1), "epochs at most (n)"),
         "updates": (integer(1), "minibatch updates in an epoch"),
@@ -384,7 +383,6 @@ CARTPOLE = {
     },
     "distill": {
         "members": 1,
-        "halving": False,
         "hidden_bias": 0.0,
         "epochs": 125,
         "updates": 20_000,
@@ -606,7 +604,6 @@ PONG_FAST = {
     },
     "distill": {
         "members": [[1, 1], [0, 4]],
-        "halving": True,
         "hidden_bias": 0.1,
         "epochs": 40,
         "updates": 500,
@@ -619,7 +616,6 @@ PONG_FAST = {
         "patience": 1,
         "until": "objective",
         "optimizer": "adam",
-        "precision": "bfloat16",
         "learning_rate": [[1, linear(1e-3, 1e-4, 40)], [0, linear(2e-3, 1e-4, 40)]],
     },
     "pops": {"sizes": "live_units", "min_change": 0.05, "retries": 1},

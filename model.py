@@ -505,12 +505,11 @@ class Student:
         self.members, self.precision = members, precision
         super().__init__(settings, widths)
 
-    def of(self, members=None, precision=None):
-        """The same student with this number of members and this precision, where they are given."""
-        members, precision = members or self.members, precision or self.precision
-        if (members, precision) == (self.members, self.precision):
+    def of_precision(self, precision):
+        """The same student with products of this precision."""
+        if precision == self.precision:
             return self
-        return type(self)(self.settings, self.widths, members, precision)
+        return type(self)(self.settings, self.widths, self.members, precision)
 
     def build(self):
         # The first axis, Keras's batch axis, holds the members; the second one holds the batch.

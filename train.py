@@ -89,15 +89,6 @@ class TrainingState(NamedTuple):
         """The weights to play with: averaged ones if there are any."""
         return self.averages or self.weights
 
-    def of_members(self, kept):
-        """The state of some of a student's members, by their numbers."""
-
-        def pick(tensors):
-            return [tf.gather(tensor, kept) for tensor in tensors]
-
-        weights, masks, averages = pick(self.weights), pick(self.masks), pick(self.averages)
-        return self._replace(weights=weights, masks=masks, averages=averages, moments=tuple(map(pick, self.moments)))
-
 
 def initial_state(weights, masks=(), averaged=False):
     weights = [tf.convert_to_tensor(w) for w in weights]
@@ -145,7 +136,7 @@ def average(state, decay):
 @lru_cache(maxsize=4)
 def _student_block(student, optimizer, precision, tau, schedule, averaging):
     """Compiles a block of student updates for `train_student`."""
-    student, optimizer = student.of(precision=precision), OPTIMIZERS[optimizer]
+    student, optimizer = student.of_precision(precision), OPTIMIZERS[optimizer]
 
     @tf.function(jit_compile=student.xla, autograph=False)
     def block(state, observations, teacher_outputs, rate, speed):
@@ -230,8 +221,7 @@ def fit_supervised(student, task, step, attempt=1):
     All members are trained on the same minibatches, and the network with the best score is kept. The objective is met
     when a member's score was above it `patience` times in a row; if the settings ask for it, the epoch's best network
     must then be above it on further episodes too, and networks that are come before all others. That ends distillation,
-    or, if the settings say so, a network that matches the teacher as well. Until then the settings may have the worse half
-    of the members dropped after each evaluation: time is for those that learn.
+    or, if the settings say so, a network that matches the teacher as well.
 
     Args:
         student: a student of model.py.
@@ -248,19 +238,15 @@ def fit_supervised(student, task, step, attempt=1):
     weights = student.initial_weights(task.seeds.generator("initial_weights", step, attempt), settings["hidden_bias"])
     state = initial_state(weights, student.full_masks(), averaged=settings["averaging"] > 0)
     percent = task.percent(student)
+    player = student_player(student, task, settings["episodes"])
+    games = StudentGames(student, task, step, attempt)
     replay = task.replay or StateMemory(task.config, task.teacher, task.seeds)
-    best, best_score, in_a_row, played = None, (False, False, -np.inf), np.zeros(student.members, int), []
+    best, best_score, in_a_row = None, (False, False, -np.inf), np.zeros(student.members, int)
     first, within = 1, None
     if saved := task.run.interrupted("distill", step, attempt):
         state, best, best_score, in_a_row, played, first, within = saved
         state, best = TrainingState(*state), best and Distilled(*best)
-        student = student.of(members=len(in_a_row))
-
-    def players():
-        return student_player(student, task, settings["episodes"]), StudentGames(student, task, step, attempt)
-
-    player, games = players()
-    games.restore(played)
+        games.restore(played)
 
     def on_block(state, done):
         def content():
@@ -313,11 +299,6 @@ def fit_supervised(student, task, step, attempt=1):
         best = best._replace(met=best.met or met)
         if matched or (met and settings["until"] == "objective"):
             break
-        if settings["halving"] and student.members > 1:
-            order = np.argsort(-rewards.mean(axis=1), kind="stable")
-            kept = np.sort(order[: math.ceil(student.members / 2)])
-            state, in_a_row, student = state.of_members(kept), in_a_row[kept], student.of(members=len(kept))
-            player, games = players()
     return best._replace(epochs=epoch)
 
 
@@ -522,14 +503,14 @@ class StudentGames:
     """
 
     def __init__(self, student, task, *purpose):
-        self.task, self.purpose, self.members = task, purpose, student.members
+        self.task, self.purpose = task, purpose
         self.steps, self.actions = task.config["replay"]["student_steps"], []
         if self.steps:
             copies = max(1, task.config["replay"]["environments"] // student.members)
             self.player = evaluation_player(student, task.config, copies, student.members, autoreset=True)
 
     def _seed(self, *which):
-        return self.task.seeds.environment("train", "student_games", self.members, *self.purpose, *which)
+        return self.task.seeds.environment("train", "student_games", *self.purpose, *which)
 
     def go_on(self, state, replay, epoch):
         """Plays `student_steps` steps more, and adds what was seen."""
