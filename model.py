@@ -133,7 +133,7 @@ class MaskedLayers:
         precision: of the products, but for those of the outputs: the values of actions lie close to each other.
     """
 
-    def __init__(self, members, precision="float32"):
+    def __init__(self, members, precision):
         self.members, self.dtype = members, POLICIES[precision]
 
     def frames(self, background, contrast):

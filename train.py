@@ -183,8 +183,9 @@ def train_student(
     Returns:
         The new state and the mean loss of one state in nats, float32 [members].
     """
-    how = (settings[key] for key in ("optimizer", "precision", "tau"))
-    block = _student_block(student, *how, schedule, settings["averaging"])
+    block = _student_block(
+        student, settings["optimizer"], settings["precision"], settings["tau"], schedule, settings["averaging"]
+    )
     batch = settings["batch_size"]
     work = batch * student.members * (sum(student.layer_sizes()) + 1000)
     most = max(1, min(BLOCK_BYTES // (batch * replay.entry_bytes()), BLOCK_WORK // work))
