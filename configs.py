@@ -57,7 +57,6 @@ NONE_OR_SEVERAL = Rule("0, or an integer from 2", lambda v: _is_integer(v) and (
 TEXT = Rule("a name", lambda v: isinstance(v, str) and v != "" and v.isprintable())
 REWARD = Rule("a number", _is_number)
 REWARD_OR_NONE = Rule("a number, or null", lambda v: v is None or _is_number(v))
-PRECISION = one_of("float32", "bfloat16")
 FLAG = Rule("true or false", lambda v: isinstance(v, bool))
 SPARSITY = Rule("a number from 0 up to, not including, 1", lambda v: _is_number(v) and 0 <= v < 1)
 WIDTHS = Rule(
@@ -211,7 +210,6 @@ SETTINGS = {
         "divide_outputs": (FLAG, "divide the first student's outputs by τ, so that it starts with the teacher's softmax"),
         "averaging": (number(0, 0.999999), "decay of the running mean of the weights, which is the student; 0: none"),
         "optimizer": (one_of("rmsprop", "adam"), "how gradients become updates"),
-        "precision": (PRECISION, "of products in updates; weights, outputs and games are float32"),
         "learning_rate": (RATE_TABLE, "by size of the student in percent and by iteration"),
         "initial_sparsity": (SPARSITY, "s_0"),
         "final_sparsity": (SPARSITY, "s_f"),
@@ -239,7 +237,6 @@ SETTINGS = {
         "tau": (positive(1000), "temperature of the teacher's softmax (τ)"),
         "averaging": (number(0, 0.999999), "decay of the running mean of the weights, which is the student; 0: none"),
         "optimizer": (one_of("rmsprop", "adam"), "how gradients become updates"),
-        "precision": (PRECISION, "of products in updates; weights, outputs and games are float32"),
         "learning_rate": (RATE_TABLE, "by size of the student in percent and by epoch"),
     },
     "pops": {
@@ -370,7 +367,6 @@ CARTPOLE = {
         "divide_outputs": False,
         "averaging": 0.0,
         "optimizer": "rmsprop",
-        "precision": "float32",
         "learning_rate": [*_DISTILLATION_RATES, [0, _by_epoch(_EPOCHS, (1e-7, 8e-8, 5e-8, 1e-9))]],
         "initial_sparsity": 0.0,
         "final_sparsity": 0.99,
@@ -395,7 +391,6 @@ CARTPOLE = {
         "tau": 0.01,
         "averaging": 0.0,
         "optimizer": "rmsprop",
-        "precision": "float32",
         "learning_rate": [*_DISTILLATION_RATES, [0, _by_epoch(_EPOCHS, (1e-3, 5e-4, 2e-4, 1e-4))]],
     },
     "pops": {"steps": 20, "sizes": "budgets", "min_change": 0.05, "retries": 0},
@@ -594,7 +589,6 @@ PONG_FAST = {
         "divide_outputs": True,
         "averaging": 0.99,
         "optimizer": "adam",
-        "precision": "bfloat16",
         "learning_rate": [[50, linear(3e-4, 1e-3, 5)], [0, [[None, 1e-3]]]],
         "end": 2_000,
         "frequency": 20,

@@ -33,7 +33,6 @@ class MaskedDense(keras.layers.Layer):
         units: output width.
         members: independent copies of the layer, trained side by side.
         activation: name of a Keras activation.
-        dtype: Keras's policy of types; float32 if left out.
 
     Call arguments:
         inputs: [members or 1, batch, fan_in].
@@ -42,8 +41,8 @@ class MaskedDense(keras.layers.Layer):
         [members, batch, units].
     """
 
-    def __init__(self, units, members=1, activation="linear", dtype=None):
-        super().__init__(dtype=dtype)
+    def __init__(self, units, members=1, activation="linear"):
+        super().__init__()
         self.units, self.members = units, members
         self.activation = keras.activations.get(activation)
 
@@ -66,9 +65,8 @@ class MaskedConvolution(keras.layers.Layer):
     """A convolution with ReLU whose kernel is multiplied by a mask, for several members; see MaskedDense.
 
     Args:
-        filters, size, stride: of the convolution, without padding.
+        filters, size, stride: of the convolution, without padding. The size is a multiple of the stride.
         members: independent copies of the layer.
-        dtype: Keras's policy of types; float32 if left out.
 
     Call arguments:
         inputs: [members or 1, batch, height, width, channels].
@@ -77,8 +75,8 @@ class MaskedConvolution(keras.layers.Layer):
         [members, batch, height, width, filters].
     """
 
-    def __init__(self, filters, size, stride, members=1, dtype=None):
-        super().__init__(dtype=dtype)
+    def __init__(self, filters, size, stride, members=1):
+        super().__init__()
         self.filters, self.size, self.stride, self.members = filters, size, stride, members
 
     def build(self, input_shape):
@@ -88,14 +86,45 @@ class MaskedConvolution(keras.layers.Layer):
         self.mask = self.add_weight(shape=shape, initializer="ones", trainable=False, name="mask")
 
     def call(self, inputs):
-        kernels = keras.ops.unstack(self.kernel * self.mask, self.members)
-        if inputs.shape[0] == 1:  # all members see the same: one convolution with the filters of all is faster
-            outputs = keras.ops.conv(inputs[0], keras.ops.concatenate(kernels, axis=-1), self.stride)
-            outputs = keras.ops.split(outputs, self.members, axis=-1)
-        else:
-            pairs = zip(keras.ops.unstack(inputs), kernels, strict=True)
-            outputs = [keras.ops.conv(images, kernel, self.stride) for images, kernel in pairs]
-        return keras.ops.relu(keras.ops.stack(outputs) + self.bias[:, :, None, None])
+        return keras.ops.relu(convolve(inputs, self.kernel * self.mask, self.stride) + self.bias[:, :, None, None])
+
+
+def convolve(images, kernels, stride):
+    """Convolutions without padding of all members, as matrix products: with few channels that is several times faster.
+
+    Blocks of stride x stride pixels become the channels of one coarser pixel. The convolution then moves on by one pixel,
+    and is the sum of the products with each pixel of the kernel, each product taken where that pixel comes to lie.
+
+    Args:
+        images: [members or 1, batch, height, width, channels].
+        kernels: [members, size, size, channels, filters], the size a multiple of the stride.
+
+    Returns:
+        [members, batch, height, width, filters].
+    """
+    members, size, _, channels, filters = kernels.shape
+    shared, side = images.shape[0] == 1, size // stride
+    height, width = images.shape[2] // stride, images.shape[3] // stride
+    depth = stride * stride * channels
+    images = images[:, :, : height * stride, : width * stride]
+    blocks = tf.reshape(images, [images.shape[0], -1, height, stride, width, stride, channels])
+    blocks = tf.reshape(tf.transpose(blocks, [0, 1, 2, 4, 3, 5, 6]), [images.shape[0], -1, depth])
+    kernels = tf.reshape(kernels, [members, side, stride, side, stride, channels, filters])
+    if shared:  # all members see the same: one product with the filters of all
+        kernels = tf.reshape(tf.transpose(kernels, [2, 4, 5, 1, 3, 0, 6]), [1, depth, -1])
+    else:
+        kernels = tf.reshape(tf.transpose(kernels, [0, 2, 4, 5, 1, 3, 6]), [members, depth, -1])
+    products = tf.matmul(blocks, kernels)
+    products = tf.reshape(products, [images.shape[0], -1, height, width, side, side, products.shape[-1] // side**2])
+    height, width = height - side + 1, width - side + 1
+    outputs = sum(
+        products[:, :, row : row + height, column : column + width, row, column]
+        for row in range(side)
+        for column in range(side)
+    )
+    if shared:
+        outputs = tf.transpose(tf.reshape(outputs, [-1, height, width, members, filters]), [3, 0, 1, 2, 4])
+    return outputs
 
 
 class PlainLayers:
@@ -115,54 +144,36 @@ class PlainLayers:
     def flatten(self):
         return keras.layers.Flatten(name="flatten")
 
-    def dense(self, units, activation):
+    def dense(self, units, activation="linear"):
         return keras.layers.Dense(units, activation, name=f"dense_{next(self.numbers)}")
-
-    def outputs(self, units, activation="linear"):
-        return self.dense(units, activation)
-
-
-# Keras's policies of types for products of a precision. Weights and their gradients are float32 in both.
-POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
 class MaskedLayers:
-    """The same layers with masks and members. Axes: members, batch, then others.
+    """The same layers with masks and members. Axes: members, batch, then others."""
 
-    Args:
-        precision: of the products, but for those of the outputs: the values of actions lie close to each other.
-    """
-
-    def __init__(self, members, precision):
-        self.members, self.dtype = members, POLICIES[precision]
+    def __init__(self, members):
+        self.members = members
 
     def frames(self, background, contrast):
         return [Frames(background, contrast)]
 
     def convolution(self, filters, size, stride):
-        return MaskedConvolution(filters, size, stride, self.members, self.dtype)
+        return MaskedConvolution(filters, size, stride, self.members)
 
     def flatten(self):
-        return Flatten(dtype=self.dtype)
+        return Flatten()
 
-    def dense(self, units, activation):
-        return MaskedDense(units, self.members, activation, self.dtype)
-
-    def outputs(self, units, activation="linear"):
+    def dense(self, units, activation="linear"):
         return MaskedDense(units, self.members, activation)
 
 
 class Frames(keras.layers.Layer):
-    """Stacked frames as centred images with channels last.
-
-    Compiled to one pass over the frames, as it would be most of a small network's work otherwise.
-    """
+    """Stacked frames as centred images with channels last."""
 
     def __init__(self, background, contrast):
         super().__init__()
         self.background, self.contrast = background, contrast
 
-    @tf.function(jit_compile=True, autograph=False)
     def call(self, inputs):
         return (tf.transpose(tf.cast(inputs, tf.float32), (0, 1, 3, 4, 2)) - self.background) / self.contrast
 
@@ -387,7 +398,7 @@ class DenseAgent(DQNAgent):
 
     def layers(self, make):
         hidden = [make.dense(width, activation=self.settings["hidden_activation"]) for width in self.widths]
-        return [*hidden, make.outputs(self.settings["actions"], self.settings["output_activation"])]
+        return [*hidden, make.dense(self.settings["actions"], self.settings["output_activation"])]
 
 
 class CartPoleDQN(DenseAgent):
@@ -425,7 +436,7 @@ class CriticLunarLander(DenseAgent):
     role = "critic"
 
     def layers(self, make):
-        return [*super().layers(make)[:-1], make.outputs(1)]
+        return [*super().layers(make)[:-1], make.dense(1)]
 
     def loss(self, outputs, returns):
         """Mean squared error of the values, float32 [batch, 1], against the returns, float32 [batch]."""
@@ -440,7 +451,7 @@ class ConvolutionalAgent(DQNAgent):
     """
 
     observation_type = "uint8"
-    xla = False  # the compiler's convolutions are slower than TensorFlow's own
+    xla = False  # the compiler's convolutions are slower than TensorFlow's own, which the teacher has
     convolutions = ((8, 4), (4, 2), (3, 1))  # size and stride
     background = None
     contrast = 50
@@ -458,7 +469,7 @@ class ConvolutionalAgent(DQNAgent):
             *(make.convolution(filters, *shape) for filters, shape in zip(channels, self.convolutions, strict=True)),
             make.flatten(),
             make.dense(units, activation="relu"),
-            make.outputs(self.settings["actions"], self.settings["output_activation"]),
+            make.dense(self.settings["actions"], self.settings["output_activation"]),
         ]
 
     def places(self):
@@ -501,25 +512,23 @@ class Student:
     earlier state can be kept by keeping its tensors.
     """
 
-    def __init__(self, settings, widths=None, members=1, precision="float32"):
-        self.members, self.precision = members, precision
+    def __init__(self, settings, widths=None, members=1):
+        self.members = members
         super().__init__(settings, widths)
-
-    def of_precision(self, precision):
-        """The same student with products of this precision."""
-        if precision == self.precision:
-            return self
-        return type(self)(self.settings, self.widths, self.members, precision)
 
     def build(self):
         # The first axis, Keras's batch axis, holds the members; the second one holds the batch.
-        network = keras.Sequential(self.layers(MaskedLayers(self.members, self.precision)))
+        network = keras.Sequential(self.layers(MaskedLayers(self.members)))
         network.build((self.members, None, *self.settings["observation_shape"]))
         return network
 
     def __call__(self, weights, masks, observations):
         """Outputs of every member: float32 [members, batch, actions] from [members or 1, batch, *observation_shape]."""
         return self.network.stateless_call(weights, masks, observations)[0]
+
+    def policy(self):
+        """The same as a function for a Player."""
+        return self
 
     def fan_in(self, shape):
         return np.prod(shape[1:-1])
@@ -577,11 +586,20 @@ class StudentCartPole(Student, CartPoleDQN):
     """CartPole's student."""
 
 
-class StudentPong(Student, DQNPong):
+class ConvolutionalStudent(Student):
+    """What students add that see frames: the compiler makes all of it, as convolutions are matrix products here."""
+
+    xla = True
+
+    def policy(self):
+        return tf.function(self.__call__, jit_compile=True, autograph=False)
+
+
+class StudentPong(ConvolutionalStudent, DQNPong):
     """Pong's student."""
 
 
-class StudentPacman(Student, DQNPacman):
+class StudentPacman(ConvolutionalStudent, DQNPacman):
     """MsPacman's student."""
 
 

@@ -134,9 +134,9 @@ def average(state, decay):
 
 
 @lru_cache(maxsize=4)
-def _student_block(student, optimizer, precision, tau, schedule, averaging):
+def _student_block(student, optimizer, tau, schedule, averaging):
     """Compiles a block of student updates for `train_student`."""
-    student, optimizer = student.of_precision(precision), OPTIMIZERS[optimizer]
+    optimizer = OPTIMIZERS[optimizer]
 
     @tf.function(jit_compile=student.xla, autograph=False)
     def block(state, observations, teacher_outputs, rate, speed):
@@ -183,9 +183,7 @@ def train_student(
     Returns:
         The new state and the mean loss of one state in nats, float32 [members].
     """
-    block = _student_block(
-        student, settings["optimizer"], settings["precision"], settings["tau"], schedule, settings["averaging"]
-    )
+    block = _student_block(student, settings["optimizer"], settings["tau"], schedule, settings["averaging"])
     batch = settings["batch_size"]
     work = batch * student.members * (sum(student.layer_sizes()) + 1000)
     most = max(1, min(BLOCK_BYTES // (batch * replay.entry_bytes()), BLOCK_WORK // work))
@@ -358,7 +356,7 @@ def evaluation_player(policy, config, episodes, members=1, autoreset=False):
 
 def student_player(student, task, episodes):
     """A Player for all members of a student; its `evaluate` takes the seed, the weights and the masks."""
-    return evaluation_player(student, task.config, episodes, student.members)
+    return evaluation_player(student.policy(), task.config, episodes, student.members)
 
 
 def evaluate_student(player, state, task, replay, *purpose):
@@ -508,7 +506,7 @@ class StudentGames:
         self.steps, self.actions = task.config["replay"]["student_steps"], []
         if self.steps:
             copies = max(1, task.config["replay"]["environments"] // student.members)
-            self.player = evaluation_player(student, task.config, copies, student.members, autoreset=True)
+            self.player = evaluation_player(student.policy(), task.config, copies, student.members, autoreset=True)
 
     def _seed(self, *which):
         return self.task.seeds.environment("train", "student_games", *self.purpose, *which)

@@ -115,18 +115,15 @@ def bench_updates(name, sizes, blocks, seconds):
 
 
 def products(agent, network, settings, block):
-    """Nothing but the convolutions and matrix products of an update, each waiting for those before it as in an update.
-
-    They are of the settings' precision.
-    """
+    """Nothing but the convolutions and matrix products of an update, each waiting for those before it as in an update."""
     import tensorflow as tf
 
     from model import kernels
 
-    batch, precision = settings["batch_size"], settings["precision"]
-    weights = [tf.constant(0 * kernel, precision) for kernel in kernels(network)]
+    batch = settings["batch_size"]
+    weights = [tf.constant(0 * kernel) for kernel in kernels(network)]
     *images, frames = agent.settings["observation_shape"][::-1]
-    observations = tf.zeros([batch, *images, frames], precision)
+    observations = tf.zeros([batch, *images, frames])
 
     @tf.function(jit_compile=agent.xla, autograph=False)
     def loop(weights, observations):

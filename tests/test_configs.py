@@ -120,7 +120,6 @@ def test_assignments_change_settings_and_the_last_wins():
         ("prune.updates=251", "prune.updates: 251 is not a multiple of prune.evaluate_every"),
         ("replay.capacity=10", "replay.capacity: 10 is below replay.observe"),
         ("prune.initial_sparsity=0.995", "prune.final_sparsity: 0.99 is below prune.initial_sparsity"),
-        ("prune.precision=float16", "one of float32, bfloat16"),
         ("teacher.steps=3000", "teacher.steps: 3000 leaves no time for an evaluation"),
         ("distill.confirm_episodes=1", "0, or an integer from 2"),
         ("environment.sticky=0.25", "environment.sticky: 0.25 is for Atari games only"),

@@ -621,23 +621,3 @@ def test_a_block_of_updates_is_limited_by_its_work(monkeypatch, generator, repla
 
     train_student(student, state, replay, settings["distill"], generator, 20, 1e-3, on_block=on_block)
     assert blocks == [7, 14, 20]
-
-
-def test_updates_in_bfloat16_keep_weights_and_outputs_in_float32(generator, replay):
-    losses = {}
-    for precision in ("float32", "bfloat16"):
-        settings = configuration("cartpole", assignments=[f"distill.precision={precision}"])
-        student = StudentCartPole(settings["model"], WIDTHS)
-        weights, states = student.initial_weights(np.random.default_rng(5), 0.3), replay.arrays["observations"][None]
-        state = initial_state(weights, student.full_masks())
-        outputs = student.of_precision(precision)(state.weights, state.masks, states)
-        assert outputs.dtype == tf.float32
-        rounded = np.abs(outputs - student(state.weights, state.masks, states)).max()
-        assert (rounded == 0) if precision == "float32" else (0 < rounded < 0.05 * np.abs(outputs).max())
-        for _ in range(3):
-            state, losses[precision] = train_student(
-                student, state, replay, settings["distill"], np.random.default_rng(6), 100, 1e-2
-            )
-        assert all(weight.dtype == tf.float32 for weight in state.weights)
-    assert losses["bfloat16"] != losses["float32"]
-    np.testing.assert_allclose(losses["bfloat16"], losses["float32"], rtol=0.2)
