@@ -244,7 +244,7 @@ def iterative_pruning_policy_distillation(student, state, task, step):
                 rewards=rewards,
             )
             means.append(rewards.mean())
-            met = lower_confidence(rewards, goal["confidence"]) > goal["objective"]
+            met = lower_confidence(rewards, settings["confidence"]) > goal["objective"]
             if met and nonzero <= fewest:
                 best, fewest = state, nonzero
             state, ended = recovery.after_evaluation(state, met, rewards.mean() < goal["lower_bound"])

@@ -503,10 +503,12 @@ class StudentGames:
 
     def __init__(self, student, task, *purpose):
         self.task, self.purpose = task, purpose
-        self.steps, self.actions = task.config["replay"]["student_steps"], []
+        settings = task.config["replay"]
+        self.steps, self.actions = settings["student_steps"], []
         if self.steps:
-            copies = max(1, task.config["replay"]["environments"] // student.members)
-            self.player = evaluation_player(student.policy(), task.config, copies, student.members, autoreset=True)
+            copies = max(1, settings["environments"] // student.members)
+            config = task.config | {"evaluation": task.config["evaluation"] | {"epsilon": settings["student_epsilon"]}}
+            self.player = evaluation_player(student.policy(), config, copies, student.members, autoreset=True)
 
     def _seed(self, *which):
         return self.task.seeds.environment("train", "student_games", *self.purpose, *which)

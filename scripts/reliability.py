@@ -24,7 +24,7 @@ PRUNE_AND_SHRINK = (
     "evaluation.report_episodes=4 evaluation.choose_episodes=4 "
     "replay.observe=200 replay.capacity=600 replay.environments=20 "
     "prune.iterations=3 prune.updates=20 prune.evaluate_every=10 prune.episodes=3 "
-    "prune.end=40 prune.frequency=5 prune.final_sparsity=0.5 "
+    "prune.confidence=0 prune.end=40 prune.frequency=5 prune.final_sparsity=0.5 "
     "distill.members=2 distill.epochs=2 distill.updates=20 distill.episodes=3 distill.confirm_episodes=4 pops.steps=2"
 )
 # Runs that the checks kill and resume: command, environment, further arguments, settings. TEACHER stands for the teacher
@@ -51,7 +51,7 @@ RUNS = {
     "LunarLander, PoPS": (
         *("pops.py", "lunarlander", ["--teacher", TEACHER]),
         PRUNE_AND_SHRINK.format(-2000, -3000)
-        + " replay.student_states=50 replay.student_steps=5 replay.least_spread=0.1"
+        + " replay.student_states=50 replay.student_steps=5 replay.student_epsilon=0.1 replay.least_spread=0.1"
         + " prune.averaging=0.9 distill.averaging=0.9",
     ),
 }
@@ -303,11 +303,13 @@ def random_small_settings(generator, environment):
         "replay.epsilon": generator.choice([0, 0.5, 1]),
         "replay.student_states": generator.choice([0, 1, observe]),
         "replay.student_steps": generator.choice([0, 1, 20]),
+        "replay.student_epsilon": generator.choice([0, 0.5, 1]),
         "replay.least_spread": generator.choice([0, 0.1, 10]),
         "prune.iterations": generator.randint(1, 3),
         "prune.evaluate_every": evaluate_every,
         "prune.updates": evaluate_every * generator.randint(1, 3),
         "prune.episodes": generator.randint(2, 4),
+        "prune.confidence": generator.choice([0, 1, 10]),
         "prune.batch_size": generator.randint(1, 64),
         "prune.tau": generator.choice([1e-3, 0.01, 1, 100]),
         "prune.optimizer": generator.choice(["adam", "rmsprop"]),
