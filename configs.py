@@ -228,6 +228,7 @@ SETTINGS = {
     "distill": {
         "members": (MEMBERS, "initialisations trained side by side, by size of the student; the best one is kept"),
         "hidden_bias": (number(-10, 10), "value that hidden biases start from"),
+        "warm_start": (FLAG, "the first initialisation has the weights of the pruned network's strongest units"),
         "epochs": (integer(1), "epochs at most (n)"),
         "updates": (integer(1), "minibatch updates in an epoch"),
         "evaluate_every": (integer(1), "epochs between evaluations"),
@@ -384,6 +385,7 @@ CARTPOLE = {
     "distill": {
         "members": 1,
         "hidden_bias": 0.0,
+        "warm_start": False,
         "epochs": 125,
         "updates": 20_000,
         "evaluate_every": 1,
@@ -555,7 +557,7 @@ PONG_FAST = {
     "evaluation": {
         "epsilon": 0.01,
         "also": ["greedy", "sticky"],
-        "lower_bound": 16,
+        "lower_bound": 12,
         "confidence": 1,
         "choose_episodes": 30,
     },
@@ -581,7 +583,7 @@ PONG_FAST = {
         "environments": 64,
         "refill": False,
         "epsilon": 0.2,
-        "student_states": 2_000,
+        "student_states": 5_000,
         "student_steps": 50,
         "student_epsilon": 0.1,
         "least_spread": 0.02,
@@ -603,9 +605,10 @@ PONG_FAST = {
         "rollbacks": 2,
     },
     "distill": {
-        "members": [[1, 1], [0.3, 2], [0, 4]],
+        "members": [[1, 1], [0, 2]],
         "hidden_bias": 0.1,
-        "epochs": 30,
+        "warm_start": True,
+        "epochs": 20,
         "updates": 500,
         "evaluate_every": 5,
         "batch_size": 64,
@@ -616,7 +619,7 @@ PONG_FAST = {
         "patience": 1,
         "until": "objective",
         "optimizer": "adam",
-        "learning_rate": [[1, linear(1e-3, 1e-4, 30)], [0, linear(2e-3, 1e-4, 30)]],
+        "learning_rate": [[1, linear(1e-3, 1e-4, 20)], [0, linear(2e-3, 1e-4, 20)]],
     },
     "pops": {"sizes": "live_units", "min_change": 0.05, "retries": 1},
 }

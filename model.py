@@ -310,8 +310,32 @@ class DQNAgent:
         return [before * after for before, after in itertools.pairwise(units)]
 
     def connections(self, network):
-        """For each layer of a plain network of this kind, bool [units in, units out]: whether a weight joins the two."""
-        return [kernel != 0 for kernel in kernels(network)]
+        """For each layer of a plain network of this kind, the sum of the weights' magnitudes from unit to unit.
+
+        Returns:
+            float32 [units in, units out] for each layer; 0 where no weight joins the two.
+        """
+        return [np.abs(kernel) for kernel in kernels(network)]
+
+    def rows(self, layer, units):
+        """The rows of a layer's kernel that see these units of the layer before."""
+        return units
+
+    def of_units(self, network, units):
+        """The weights that a plain network of this kind has without most of its hidden units, as `set_weights` takes them.
+
+        Args:
+            units: for each hidden layer, the indices of the units that stay.
+        """
+        arrays = []
+        trained = [layer.get_weights() for layer in network.layers if layer.get_weights()]
+        for layer, (kernel, bias) in enumerate(trained):
+            if layer > 0:
+                kernel = kernel[..., self.rows(layer, units[layer - 1]), :]
+            if layer < len(units):
+                kernel, bias = kernel[..., units[layer]], bias[units[layer]]
+            arrays += [kernel, bias]
+        return arrays
 
     def kernel_shapes(self):
         return [tuple(layer.kernel.shape) for layer in self.network.layers if hasattr(layer, "kernel")]
@@ -486,9 +510,15 @@ class ConvolutionalAgent(DQNAgent):
         return [factor * before * after for factor, (before, after) in zip(factors, itertools.pairwise(units), strict=True)]
 
     def connections(self, network):
-        *convolutions, dense, last = kernels(network)
+        *convolutions, dense, last = (np.abs(kernel) for kernel in kernels(network))
         dense = dense.reshape(self.places(), -1, dense.shape[-1])
-        return [*((kernel != 0).any(axis=(0, 1)) for kernel in convolutions), (dense != 0).any(axis=0), last != 0]
+        return [*(kernel.sum(axis=(0, 1)) for kernel in convolutions), dense.sum(axis=0), last]
+
+    def rows(self, layer, units):
+        if layer == len(self.convolutions):
+            channels = self.widths[layer - 1]
+            return (np.arange(self.places())[:, None] * channels + units).reshape(-1)
+        return units
 
 
 class DQNPong(ConvolutionalAgent):

@@ -273,20 +273,41 @@ def calculate_redundancy(network, original_sizes):
     return 1 - np.array(nonzero) / np.array(original_sizes)
 
 
-def count_live_units(connections):
-    """Units of each hidden layer that still lie on a path of nonzero weights from an input to an output.
+def alive(connections):
+    """Which units of each hidden layer still lie on a path of nonzero weights from an input to an output.
 
     Args:
-        connections: for each layer, bool [units in, units out]: whether any weight joins the two.
+        connections: for each layer, [units in, units out]: not 0 where a weight joins the two.
+
+    Returns:
+        bool [units] for each hidden layer.
     """
-    reached = [np.ones(connections[0].shape[0], bool)]
-    for layer in connections:
+    joined = [layer != 0 for layer in connections]
+    reached = [np.ones(joined[0].shape[0], bool)]
+    for layer in joined:
         reached.append(layer[reached[-1]].any(axis=0))
-    used = [np.ones(connections[-1].shape[1], bool)]
-    for layer in reversed(connections):
+    used = [np.ones(joined[-1].shape[1], bool)]
+    for layer in reversed(joined):
         used.append(layer[:, used[-1]].any(axis=1))
     used.reverse()
-    return [int((r & u).sum()) for r, u in zip(reached[1:-1], used[1:-1], strict=True)]
+    return [r & u for r, u in zip(reached[1:-1], used[1:-1], strict=True)]
+
+
+def strongest_units(connections, widths):
+    """The units of each hidden layer through which most passes: magnitudes of the weights into it times those out of it.
+
+    Args:
+        connections: for each layer, the sums of magnitudes [units in, units out].
+        widths: how many units of each hidden layer.
+
+    Returns:
+        Indices in order, int [width] for each hidden layer. Of equal units the one further to the front comes first.
+    """
+    chosen = []
+    for into, out, live, width in zip(connections, connections[1:], alive(connections), widths, strict=False):
+        strength = into.sum(axis=0) * out.sum(axis=1) * live
+        chosen.append(np.sort(np.argsort(-strength, kind="stable")[:width]))
+    return chosen
 
 
 def _calculate_sizes_according_to_redundancy(redundancy, original_sizes, widths, count, live_units=None):
@@ -429,7 +450,7 @@ def pops(teacher, config, seeds, run):
         pruned_network = student.plain_network("pruned", pruned)
         run.save_model(f"pruned_step_{step}.keras", pruned_network)
         redundancy = calculate_redundancy(pruned_network, original_sizes)
-        live_units = count_live_units(student.connections(pruned_network))
+        live_units = [int(units.sum()) for units in alive(student.connections(pruned_network))]
         entry = {
             "step": step,
             "from_widths": widths,
@@ -447,7 +468,7 @@ def pops(teacher, config, seeds, run):
         )
         # A fresh student needs no ReLU there, and learns better with ReLU than with tanh.
         settings = settings | {"output_activation": "linear", "hidden_activation": "relu"}
-        distilled, entry["attempts"] = shrink(student_class, settings, smaller, widths, student.layer_sizes, task, step)
+        distilled, entry["attempts"] = shrink(student, pruned_network, settings, smaller, task, step)
         summary["steps"].append(entry)
         if not distilled.met:
             entry["seconds"] = run.once(("seconds", step), seconds_since, started)
@@ -528,21 +549,27 @@ def choices(summary):
     }
 
 
-def shrink(student_class, settings, widths, larger, count, task, step):
-    """Distils the teacher into a fresh dense student; while that fails, into one of a size in between, as often as set.
+def shrink(pruned, network, settings, widths, task, step):
+    """Distils the teacher into a dense student; while that fails, into one of a size in between, as often as set.
 
     Args:
-        widths, larger: of the student to try first, and of the last one that worked.
+        pruned, network: the student that was pruned, the last one that worked, and its plain network.
+        settings: the new student's group `model`.
+        widths: of the student to try first.
 
     Returns:
         The last Distilled, the only one that can have met the objective, and what was tried, in order, for the summary.
     """
-    attempts = []
+    attempts, count = [], pruned.layer_sizes
     while widths and len(attempts) <= task.config["pops"]["retries"]:
         percent = 100 * sum(count(widths)) / task.original_weights
-        student = student_class(settings, widths, members=by_size(task.config["distill"]["members"], percent))
+        student = type(pruned)(settings, widths, members=by_size(task.config["distill"]["members"], percent))
+        start = None
+        if task.config["distill"]["warm_start"]:
+            start = pruned.of_units(network, strongest_units(pruned.connections(network), widths))
         attempt = len(attempts) + 1
-        distilled = Distilled(*task.run.once(("distilled", step, attempt), fit_supervised, student, task, step, attempt))
+        purpose = ("distilled", step, attempt)
+        distilled = Distilled(*task.run.once(purpose, fit_supervised, student, task, step, attempt, start))
         weights = sum(count(widths))
         attempts.append(
             {
@@ -556,5 +583,5 @@ def shrink(student_class, settings, widths, larger, count, task, step):
         if distilled.met:
             break
         log(f"step {step}: {weights} weights did not meet the objective in {distilled.epochs} epochs")
-        widths = widths_between(widths, larger, count)
+        widths = widths_between(widths, pruned.widths, count)
     return distilled, attempts

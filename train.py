@@ -214,8 +214,8 @@ class Distilled(NamedTuple):
     rewards: np.ndarray
 
 
-def fit_supervised(student, task, step, attempt=1):
-    """Policy distillation (paper, section III): trains a fresh student to act like the teacher.
+def fit_supervised(student, task, step, attempt=1, start=None):
+    """Policy distillation (paper, section III): trains a dense student to act like the teacher.
 
     All members are trained on the same minibatches, and the network with the best score is kept. The objective is met
     when a member's score was above it `patience` times in a row; if the settings ask for it, the epoch's best network
@@ -226,6 +226,7 @@ def fit_supervised(student, task, step, attempt=1):
         student: a student of model.py.
         task: Task.
         step: number of the PoPS step (from 1); attempt: number of the size tried in it.
+        start: weights that the first member starts from, as `set_weights` takes them; without it all members are fresh.
 
     Returns:
         Distilled.
@@ -235,6 +236,8 @@ def fit_supervised(student, task, step, attempt=1):
     """
     settings, goal = task.config["distill"], task.config["evaluation"]
     weights = student.initial_weights(task.seeds.generator("initial_weights", step, attempt), settings["hidden_bias"])
+    for weight, array in zip(weights, start or [], strict=False):
+        weight[0] = array
     state = initial_state(weights, student.full_masks(), averaged=settings["averaging"] > 0)
     percent = task.percent(student)
     player = student_player(student, task, settings["episodes"])

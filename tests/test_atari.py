@@ -14,7 +14,7 @@ from conftest import command, rows_of
 from configs import ConfigurationError, configuration
 from environments import AtariEnvironments, check_spaces, is_registered, make_environments, spaces
 from model import DQNPacman, DQNPong, StudentPong, count_weights, read_network, save_network
-from prune import PruningSchedule, count_live_units
+from prune import PruningSchedule, alive, strongest_units
 from train import StateMemory, initial_state, train_dqn, train_student
 from utils import Seeds
 
@@ -174,11 +174,25 @@ def test_live_units_are_followed_through_convolutions_and_flattening(generator):
     weights[0][1, 2, 3, 0] = weights[2][0, 0, 0, 1] = weights[4][2, 2, 1, 4] = 1
     weights[6][(3 * 7 + 5) * 5 + 4, 2] = weights[8][2, 1] = 1  # row 3, column 5, channel 4
     agent.network.set_weights(weights)
-    assert count_live_units(agent.connections(agent.network)) == [1, 1, 1, 1]
+    assert [units.sum() for units in alive(agent.connections(agent.network))] == [1, 1, 1, 1]
     weights[6][(3 * 7 + 5) * 5 + 4, 2] = 0
     weights[6][(3 * 7 + 5) * 5 + 3, 2] = 1
     agent.network.set_weights(weights)
-    assert count_live_units(agent.connections(agent.network)) == [0, 0, 0, 0]
+    assert [units.sum() for units in alive(agent.connections(agent.network))] == [0, 0, 0, 0]
+
+
+def test_without_its_dead_units_a_network_does_the_same(generator):
+    agent = DQNPong(PONG["model"], WIDTHS)
+    weights = agent.initial_weights(generator, 0.1)
+    weights[2][..., 1] = weights[3][1] = 0
+    weights[6].reshape(7, 7, 5, 6)[:, :, [0, 3]] = 0
+    agent.network.set_weights(weights)
+    units = strongest_units(agent.connections(agent.network), (3, 3, 3, 6))
+    assert [chosen.tolist() for chosen in units[1:3]] == [[0, 2, 3], [1, 2, 4]]
+    smaller = DQNPong(PONG["model"], (3, 3, 3, 6))
+    smaller.network.set_weights(agent.of_units(agent.network, units))
+    images = frames(generator, 5)
+    np.testing.assert_allclose(smaller.network(images), agent.network(images), rtol=1e-4, atol=1e-4)
 
 
 def test_saved_networks_load_where_the_project_is_not_and_as_teachers(generator, tmp_path):

@@ -38,7 +38,7 @@ def test_paper_profile_has_the_papers_settings():
 
 def test_members_by_size():
     members = configuration("pong")["distill"]["members"]
-    assert [by_size(members, percent) for percent in (100, 10, 1.01, 1, 0.2)] == [1, 1, 1, 4, 4]
+    assert [by_size(members, percent) for percent in (100, 10, 1.01, 1, 0.2)] == [1, 1, 1, 2, 2]
     assert by_size(configuration("cartpole")["distill"]["members"], 5) == 8
     for wrong in ("0", "[]", "[[0,0]]", "[[1,2]]", "[[0,1],[1,2]]", "[[1,1.5],[0,1]]"):
         with pytest.raises(ConfigurationError, match=r"^distill\.members: .* is not an integer from 1 to 256, or a table"):

@@ -18,9 +18,10 @@ from prune import (
     _calculate_sizes_according_to_redundancy,
     calculate_redundancy,
     choices,
-    count_live_units,
+    alive,
     magnitude_mask,
     shrink,
+    strongest_units,
     widths_between,
 )
 from train import Distilled, Task, initial_state
@@ -163,8 +164,33 @@ def test_live_units_lie_on_a_path_from_input_to_output():
     first = np.array([[1, 1, 0], [0, 1, 0]], bool)  # unit 2 gets nothing
     second = np.array([[1, 0], [0, 0], [1, 1]], bool)  # unit 1 leads nowhere; unit 1 of the next gets only from unit 2
     third = np.array([[1], [1]], bool)
-    assert count_live_units([first, second, third]) == [1, 1]
-    assert count_live_units([first, second & False, third]) == [0, 0]
+    first_hidden, second_hidden = alive([first, second, third])
+    assert first_hidden.tolist() == [True, False, False] and second_hidden.tolist() == [True, False]
+    assert not np.concatenate(alive([first, second & False, third])).any()
+
+
+def test_the_strongest_units_are_those_through_which_most_passes():
+    first = np.array([[1.0, 2.0, 3.0, 9.0]])
+    second = np.array([[4.0, 0.0], [1.0, 2.0], [1.0, 0.5], [0.0, 0.0]])  # products 4, 6, 4.5, 0: the last one is dead
+    third = np.array([[1.0], [1.0]])
+    chosen = [[units.tolist() for units in strongest_units([first, second, third], widths)] for widths in ((2, 1), (4, 2))]
+    assert chosen == [[[1, 2], [0]], [[0, 1, 2, 3], [0, 1]]]
+
+
+def test_without_its_dead_units_a_network_does_the_same():
+    generator = np.random.default_rng(0)
+    agent = CartPoleDQN(SETTINGS, (6, 5, 4))
+    weights = agent.initial_weights(generator)
+    weights[0][:, [1, 4]] = 0
+    weights[1][[1, 4]] = 0
+    weights[4][[0, 3]] = 0  # units 0 and 3 of the second layer lead nowhere
+    agent.network.set_weights(weights)
+    units = strongest_units(agent.connections(agent.network), (4, 3, 4))
+    assert [chosen.tolist() for chosen in units] == [[0, 2, 3, 5], [1, 2, 4], [0, 1, 2, 3]]
+    smaller = CartPoleDQN(SETTINGS, (4, 3, 4))
+    smaller.network.set_weights(agent.of_units(agent.network, units))
+    states = generator.normal(size=(7, 4)).astype(np.float32)
+    np.testing.assert_allclose(smaller.network(states), agent.network(states), rtol=1e-5, atol=1e-6)
 
 
 # Sizes from redundancy
@@ -236,13 +262,23 @@ def test_between_lies_strictly_between(data):
     [((5,), 2, [5]), ((7,), 2, [5, 7]), ((8,), 2, [5, 7, 8]), ((), 2, [5, 7, 8]), ((), 0, [5]), ((), 9, [5, 7, 8, 9])],
 )
 def test_shrink_tries_sizes_in_between_and_then_stops(monkeypatch, config, new_run, worked, retries, sizes):
-    def fit(student, task, step, attempt):
+    starts = []
+
+    def fit(student, task, step, attempt, start):
+        starts.append(start)
         return Distilled(None, student.widths[0] in worked, 1, np.zeros(2))
 
     monkeypatch.setattr(prune, "fit_supervised", fit)
-    config = config | {"pops": config["pops"] | {"retries": retries}}
+    config = config | {
+        "pops": config["pops"] | {"retries": retries},
+        "distill": config["distill"] | {"warm_start": retries > 0},
+    }
     task = Task(config, None, None, None, 99_584, None, new_run(config))
-    distilled, attempts = shrink(StudentCartPole, SETTINGS, (5, 1, 1), (10, 1, 1), count, task, step=1)
+    pruned = StudentCartPole(SETTINGS, (10, 1, 1))
+    network = pruned.plain_network("pruned")
+    distilled, attempts = shrink(pruned, network, SETTINGS, (5, 1, 1), task, step=1)
+    for start, size in zip(starts, sizes, strict=True):
+        assert (start is None) if retries == 0 else (start[0].shape == (4, size))
     assert [attempt["widths"][0] for attempt in attempts] == sizes
     assert distilled.met is attempts[-1]["met_objective"] is bool(worked)
 
