@@ -325,6 +325,7 @@ def random_small_settings(generator, environment):
         "prune.rollbacks": generator.randint(0, 2),
         "distill.members": generator.randint(1, 3),
         "distill.hidden_bias": generator.choice([-10, 0, 0.3]),
+        "distill.warm_start": generator.choice(["true", "false"]),
         "distill.epochs": epochs_between * generator.randint(1, 2),
         "distill.evaluate_every": epochs_between,
         "distill.averaging": generator.choice([0, 0.5, 0.999]),

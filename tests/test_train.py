@@ -621,3 +621,16 @@ def test_a_block_of_updates_is_limited_by_its_work(monkeypatch, generator, repla
 
     train_student(student, state, replay, settings["distill"], generator, 20, 1e-3, on_block=on_block)
     assert blocks == [7, 14, 20]
+
+
+def test_the_first_member_starts_from_given_weights(monkeypatch, config, teacher_task):
+    slow = {"epochs": 1, "updates": 1, "members": 2, "learning_rate": 1e-9}
+    task, agent = teacher_task(config | {"distill": config["distill"] | slow})
+    start = agent.initial_weights(np.random.default_rng(8), 0.1)
+    for best in range(2):
+        scores = RandomScores(2, 3)
+        scores.evaluate = lambda *_, best=best, **__: np.eye(2)[best][:, None] + np.arange(3.0)  # that member is kept
+        monkeypatch.setattr(train, "student_player", lambda *_, scores=scores: scores)
+        weights = fit_supervised(StudentCartPole(config["model"], WIDTHS, members=2), task, 1, 1, start).weights
+        distance = max(np.abs(one - other).max() for one, other in zip(weights, start, strict=True))
+        assert (distance < 1e-6) if best == 0 else (distance > 0.1)
