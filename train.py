@@ -243,17 +243,17 @@ def fit_supervised(student, task, step, attempt=1, start=None):
     player = student_player(student, task, settings["episodes"])
     games = StudentGames(student, task, step, attempt)
     replay = task.replay or StateMemory(task.config, task.teacher, task.seeds)
-    best, best_score, in_a_row = None, (False, False, -np.inf), np.zeros(student.members, int)
+    best, best_rank, in_a_row = None, (False, False, -np.inf), np.zeros(student.members, int)
     first, within = 1, None
     if saved := task.run.interrupted("distill", step, attempt):
-        state, best, best_score, in_a_row, played, first, within = saved
+        state, best, best_rank, in_a_row, played, first, within = saved
         state, best = TrainingState(*state), best and Distilled(*best)
         games.restore(played)
 
     def on_block(state, done):
         def content():
             position = position_within(done, generator, task, replay)
-            return state, best, best_score, in_a_row, games.content(), epoch, position
+            return state, best, best_rank, in_a_row, games.content(), epoch, position
 
         updates = (epoch - 1) * settings["updates"] + done[0]
         task.run.progress(f"step {step}: distilling, size {attempt}", updates, settings["epochs"] * settings["updates"])
@@ -274,7 +274,7 @@ def fit_supervised(student, task, step, attempt=1, start=None):
         if epoch % settings["evaluate_every"]:
             continue
         rewards = evaluate_student(player, state, task, replay, *purpose)
-        scores = lower_confidence(rewards, goal["confidence"])
+        scores = lower_confidence(rewards, settings["confidence"])
         member = int(scores.argmax())
         task.run.metrics(
             phase="distill",
@@ -288,16 +288,18 @@ def fit_supervised(student, task, step, attempt=1, start=None):
             rewards=rewards[member],
         )
         network, chosen_by = student.plain(state.played, state.masks, member), rewards[member]
+        score = scores[member]
         in_a_row = np.where(scores > goal["objective"], in_a_row + 1, 0)
         met, confirmed = bool(in_a_row.max() >= settings["patience"]), False
         if met and settings["confirm_episodes"]:
             episodes = settings["confirm_episodes"]
             chosen_by = evaluate_network(network, task.config, task.seeds, episodes, "confirm", *purpose)
-            met = confirmed = bool(lower_confidence(chosen_by, goal["confidence"]) > goal["objective"])
+            score = lower_confidence(chosen_by, settings["confirm_confidence"])
+            met = confirmed = bool(score > goal["objective"])
         matched = met and settings["until"] == "teacher" and matches(chosen_by, task.teacher_rewards)
-        score = matched, confirmed, lower_confidence(chosen_by, goal["confidence"])
-        if score > best_score:
-            best, best_score = Distilled(network.get_weights(), met, epoch, chosen_by), score
+        rank = matched, confirmed, score
+        if rank > best_rank:
+            best, best_rank = Distilled(network.get_weights(), met, epoch, chosen_by), rank
         best = best._replace(met=best.met or met)
         if matched or (met and settings["until"] == "objective"):
             break

@@ -20,12 +20,13 @@ import common
 from configs import ENVIRONMENTS, PROFILES, ConfigurationError, RunFailed, configuration, settings_of, validate
 
 PRUNE_AND_SHRINK = (
-    "evaluation.objective={} evaluation.lower_bound={} evaluation.confidence=0 "
+    "evaluation.objective={} evaluation.lower_bound={} "
     "evaluation.report_episodes=4 evaluation.choose_episodes=4 "
     "replay.observe=200 replay.capacity=600 replay.environments=20 "
     "prune.iterations=3 prune.updates=20 prune.evaluate_every=10 prune.episodes=3 "
     "prune.confidence=0 prune.end=40 prune.frequency=5 prune.final_sparsity=0.5 "
-    "distill.members=2 distill.epochs=2 distill.updates=20 distill.episodes=3 distill.confirm_episodes=4 pops.steps=2"
+    "distill.members=2 distill.epochs=2 distill.updates=20 distill.episodes=3 distill.confidence=0 "
+    "distill.confirm_episodes=4 distill.confirm_confidence=0 pops.steps=2"
 )
 # Runs that the checks kill and resume: command, environment, further arguments, settings. TEACHER stands for the teacher
 # that the environment's first run here trains.
@@ -293,7 +294,6 @@ def random_small_settings(generator, environment):
         "evaluation.objective": generator.choice([-1e9, 0.5, 9]),
         "evaluation.lower_bound": generator.choice([-1e10, -2e9]),
         "evaluation.acting": generator.choice(["greedy", "sample"]),
-        "evaluation.confidence": generator.choice([0, 1, 10]),
         "evaluation.choose_episodes": generator.randint(2, 5),
         "evaluation.report_episodes": generator.randint(2, 5),
         "replay.observe": observe,
@@ -331,7 +331,9 @@ def random_small_settings(generator, environment):
         "distill.averaging": generator.choice([0, 0.5, 0.999]),
         "distill.updates": generator.randint(1, 20),
         "distill.episodes": generator.randint(2, 4),
+        "distill.confidence": generator.choice([0, 1, 10]),
         "distill.confirm_episodes": generator.choice([0, 2, 3]),
+        "distill.confirm_confidence": generator.choice([0, 1, 10]),
         "distill.patience": generator.randint(1, 2),
         "distill.until": generator.choice(["objective", "teacher"]),
         "distill.batch_size": generator.randint(1, 64),

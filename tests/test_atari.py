@@ -260,11 +260,12 @@ def test_training_goes_on_to_the_bit_where_the_memory_has_to_be_built_anew(new_r
 
 # A teacher that has learnt nothing; whoever plays scores about as little within 40 steps.
 TINY_POPS = (
-    "environment.max_episode_steps=40 evaluation.objective=-5 evaluation.lower_bound=-6 evaluation.confidence=0 "
+    "environment.max_episode_steps=40 evaluation.objective=-5 evaluation.lower_bound=-6 "
     "evaluation.choose_episodes=2 evaluation.report_episodes=3 replay.observe=100 replay.capacity=300 "
     "replay.environments=4 replay.student_states=30 prune.iterations=2 prune.updates=4 prune.evaluate_every=4 "
     "prune.episodes=2 prune.batch_size=8 prune.end=8 prune.frequency=2 prune.final_sparsity=0.8 distill.epochs=2 "
-    "distill.evaluate_every=2 distill.updates=4 distill.episodes=2 distill.confirm_episodes=2 distill.batch_size=8 "
+    "distill.evaluate_every=2 distill.updates=4 distill.episodes=2 distill.batch_size=8 "
+    "distill.confidence=0 distill.confirm_episodes=2 distill.confirm_confidence=0 "
     "replay.student_steps=3 pops.steps=1"
 ).split()
 

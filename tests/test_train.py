@@ -351,7 +351,7 @@ class Scores:
         self.epochs = iter(epochs)
 
     def evaluate(self, seed, *arguments, visited):
-        return np.array([[score, score] for score in next(self.epochs)], float)
+        return np.array([np.broadcast_to(score, 2) for score in next(self.epochs)], float)
 
 
 @pytest.mark.parametrize(
@@ -385,6 +385,25 @@ def test_distillation_ends_as_the_scores_say(
     distilled = fit_supervised(StudentCartPole(config["model"], (1, 1, 1), members=2), task, step=1)
     assert (distilled.met, distilled.epochs) == (met, len(epochs))
     assert distilled.rewards.mean() == kept
+
+
+@pytest.mark.parametrize(("confidence", "confirm_confidence", "epochs"), [(0, 0, 1), (1, 0, 2), (0, 1, 2), (1, 1, 3)])
+def test_an_evaluation_and_its_confirmation_ask_for_margins_of_their_own(
+    monkeypatch, config, teacher_task, confidence, confirm_confidence, epochs
+):
+    margins = {"confidence": confidence, "confirm_confidence": confirm_confidence}
+    config = config | {
+        "evaluation": config["evaluation"] | {"objective": 100},
+        "distill": config["distill"] | {"epochs": 3, "updates": 2, "patience": 1, "confirm_episodes": 2} | margins,
+    }
+    task, _ = teacher_task(config)
+    task = task._replace(replay=filled(task))
+    uncertain, certain = np.array([95.0, 115.0]), np.array([105.0, 105.0])  # 105 +- 10 and 105 +- 0
+    evaluations, confirmations = Scores([[uncertain], [certain], [certain]]), iter([uncertain, certain])
+    monkeypatch.setattr(train, "student_player", lambda *_: evaluations)
+    monkeypatch.setattr(train, "evaluate_network", lambda *_: next(confirmations))
+    distilled = fit_supervised(StudentCartPole(config["model"], (1, 1, 1)), task, step=1)
+    assert (distilled.met, distilled.epochs) == (True, epochs)
 
 
 def test_ipp_returns_the_sparsest_good_network_or_none(config, teacher_task):
@@ -591,11 +610,12 @@ def test_ipp_goes_on_to_the_bit_from_its_checkpoints(monkeypatch, config, teache
 @pytest.mark.parametrize("refill", [True, False])
 def test_distillation_goes_on_to_the_bit_from_its_checkpoints(monkeypatch, config, teacher_task, new_run, refill):
     config = config | {
-        "distill": config["distill"] | {"epochs": 3, "updates": 20, "patience": 2, "averaging": 0 if refill else 0.9},
+        "distill": config["distill"]
+        | {"epochs": 3, "updates": 20, "patience": 2, "averaging": 0 if refill else 0.9, "confidence": 1},
         "replay": config["replay"]
         | {"refill": refill, "observe": 100}
         | ({} if refill else {"student_states": 10, "student_steps": 30, "least_spread": 0.1}),
-        "evaluation": config["evaluation"] | {"objective": 10, "confidence": 1},
+        "evaluation": config["evaluation"] | {"objective": 10},
         "checkpoint": {"seconds": 0},
     }
     task, _ = teacher_task(config)
