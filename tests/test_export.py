@@ -183,6 +183,35 @@ def test_int8_litert_is_int8_inside_and_close_to_keras(name, tmp_path):
     assert np.abs(outputs - expected).max() > 0.1 * np.abs(expected).max()
 
 
+def test_int8_litert_sees_frames_in_blocks_with_the_same_outputs(tmp_path):
+    import tensorflow as tf
+
+    network, observations = random_network(*NETWORKS["convolutions"])
+    changed = export.on_blocks(network)
+    kernel, *others = network.get_weights()
+    rounded, scale = export.quantised(kernel.reshape(-1, kernel.shape[-1]))
+    np.testing.assert_allclose(
+        np.sort(changed.get_weights()[0].ravel()) * 50, np.sort((rounded * scale).ravel()), atol=1e-6
+    )
+    network.set_weights([(rounded * scale).reshape(kernel.shape), *others])
+    same_outputs(lambda rows: export._with_actions(changed(rows).numpy()), network, observations)
+    export.write_litert(network, tmp_path / "policy.tflite", observations)
+    details = tf.lite.Interpreter(str(tmp_path / "policy.tflite")).get_tensor_details()
+    assert (84, 21, 4 * 4) in {tuple(detail["shape"][1:]) for detail in details}  # four columns of four frames each
+
+
+@pytest.mark.parametrize("change", [{"strides": 3}, {"padding": "same"}])
+def test_other_first_convolutions_stay_as_they_are(change):
+    layers = keras.layers
+    convolution = layers.Conv2D(**{"filters": 2, "kernel_size": 8, "strides": 4} | change)
+    network = keras.Sequential(
+        [keras.Input((4, 84, 84), dtype="uint8"), layers.Rescaling(1), layers.Permute((2, 3, 1)), convolution]
+    )
+    assert export.on_blocks(network) is network
+    dense, _ = random_network(*NETWORKS["MLP"])
+    assert export.on_blocks(dense) is dense
+
+
 def test_what_cannot_be_converted_fails_in_one_line(tmp_path, capfd):
     layers = [keras.Input((4,)), keras.layers.Dense(3), keras.layers.Activation(keras.ops.arctan), keras.layers.Dense(2)]
     network = keras.Sequential(layers, name="waves")
