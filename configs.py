@@ -636,8 +636,9 @@ PACMAN = PONG | {
     "teacher": PONG["teacher"] | {"terminal": "life", "stop_above": 20_000},
 }
 PACMAN_FAST = PONG_FAST | {
-    # The objective is 95 % of the shipped teacher's reward; a game's standard deviation is 700.
-    "evaluation": PONG_FAST["evaluation"] | {"objective": 1_914, "lower_bound": 1_500, "choose_episodes": 50},
+    # The objective is 95 % of the shipped teacher's reward; a game's standard deviation is 700. How well a student plays
+    # hardly depends on how closely it follows the teacher, so many are tried and only a collapse is below the lower bound.
+    "evaluation": PONG_FAST["evaluation"] | {"objective": 1_914, "lower_bound": 800, "choose_episodes": 50},
     "teacher": PONG_FAST["teacher"]
     | {
         "steps": 360_000,
@@ -649,7 +650,8 @@ PACMAN_FAST = PONG_FAST | {
         "stop_above": 20_000,
     },
     "prune": PONG_FAST["prune"] | {"episodes": 30},
-    "distill": PONG_FAST["distill"] | {"episodes": 30, "confirm_episodes": 50, "confirm_confidence": 0},
+    "distill": PONG_FAST["distill"]
+    | {"evaluate_every": 2, "episodes": 30, "confirm_episodes": 100, "confirm_confidence": 0},
 }
 
 # Any other environment of Gymnasium with a flat observation. Groups `environment` and `model` come from the environment and

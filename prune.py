@@ -419,6 +419,7 @@ def pops(teacher, config, seeds, run):
     task = Task(config, seeds, teacher.network, teacher_rewards, sum(original_sizes), None, run)
     if not config["replay"]["refill"]:
         task = task._replace(replay=StateMemory(config, teacher.network, seeds))
+        run.progress("the teacher fills the replay")
         if not run.include("replay", task.replay):
             task.replay.fill()
 

@@ -558,12 +558,16 @@ class Run:
             yield
         self.bar = None
 
-    def progress(self, phase, done, total):
-        """Tells who watches that a phase, in words, is `done` of `total`; the phase ends at that or before."""
+    def progress(self, phase, done=0, total=None):
+        """Tells who watches that a phase, in words, is `done` of `total`; the phase ends at that or before.
+
+        Of a phase without `total` only the words are shown, and that something goes on.
+        """
         if self.bar and not self.bar.disable:
             if phase != self.bar.tasks[0].description:
-                self.bar.reset(self.shown, description=phase, latest="")
-            self.bar.update(self.shown, completed=done, total=total)
+                self.bar.remove_task(self.shown)
+                self.shown = self.bar.add_task(phase, total=total, latest="")
+            self.bar.update(self.shown, completed=done)
 
     def seconds(self):
         """Seconds that the run has taken, without those that a kill undid."""
@@ -578,6 +582,7 @@ class Run:
         """What `function(*arguments)` returns. If it was done before the run was resumed, what it returned then."""
         key = _key(purpose)
         if key not in self.done:
+            self.progress(" ".join(map(str, purpose)))
             self.done[key] = function(*arguments)
             self.checkpoint()
         return self.done[key]

@@ -1,4 +1,4 @@
-"""Compares policies as a device would run them: file sizes, arithmetic, time for an action in four runtimes, and reward."""
+"""Compares policies as a device would run them: file sizes, arithmetic, time for an action by runtime, and reward."""
 
 import gzip
 import tempfile
@@ -41,11 +41,11 @@ def main():
 
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
-        make_folder(arguments.out)
         rows, models = [], list(named_models(arguments.models))
         environments = {common.read_policy(arguments)[1] for _, arguments.model in models}  # before any is measured
         if len(environments) > 1:
             raise ConfigurationError(f"these are policies for different environments: {', '.join(sorted(environments))}")
+        make_folder(arguments.out)
         for name, path in models:
             arguments.model = path
             log(f"{path} ...")
@@ -89,9 +89,12 @@ def measured(arguments):
     bounds, compiler = config["model"]["bounds"], export.c_compiler()
     with tempfile.TemporaryDirectory() as folder:
         litert, onnx, header = (Path(folder, f"policy{suffix}") for suffix in export.SUFFIXES.values())
+        int8 = Path(folder, f"int8{litert.suffix}")
         export.write_litert(network, litert)
-        files = {"keras": arguments.model, "litert": litert}
-        runtimes = {"keras": keras_runtime(network), "litert": export.litert_runtime(litert)}
+        export.write_litert(network, int8, observations[: export.CALIBRATION])
+        files = {"keras": arguments.model, "litert": litert, "litert_int8": int8}
+        runtimes = {"keras": keras_runtime(network)}
+        runtimes |= {name: export.litert_runtime(files[name]) for name in ("litert", "litert_int8")}
         times = {name: time_of(run, observations) for name, run in runtimes.items()}
         if not export.missing_packages():
             export.write_onnx(network, onnx)
@@ -158,7 +161,7 @@ def percentiles(nanoseconds):
     return {"median": round(float(median), 4), "p99": round(float(high), 4)}
 
 
-NAMES = {"keras": "Keras", "litert": "LiteRT", "onnx": "ONNX", "c": "C"}
+NAMES = {"keras": "Keras", "litert": "LiteRT", "litert_int8": "LiteRT int8", "onnx": "ONNX", "c": "C"}
 
 
 def tables(rows):

@@ -210,11 +210,12 @@ def check_reward(run, network, config, seeds, episodes):
         return tf.ensure_shape(outputs, [observations.shape[0], config["model"]["actions"]])
 
     ours, theirs = (report_rewards(policy, config, seeds, episodes, "export") for policy in (exported, network))
-    objective, acting = (config["evaluation"][key] for key in ("objective", "acting"))
+    objective, acting, epsilon = (config["evaluation"][key] for key in ("objective", "acting", "epsilon"))
+    randomly = f", but for {100 * epsilon:g} % of random actions" if epsilon else ""
     if objective is None:
         objective = float(np.nextafter(theirs["reward_mean"] - theirs["reward_stderr"], -np.inf))
     log(
-        f"reward over {episodes} episodes (acting: {acting}): {rewards_text(ours)}, "
+        f"reward over {episodes} episodes (acting: {acting}{randomly}): {rewards_text(ours)}, "
         f"the Keras model's {rewards_text(theirs)}; objective {objective:g}"
     )
     if not ours["reward_mean"] > objective:
@@ -258,12 +259,14 @@ def on_blocks(network):
 
     layers = [layer for layer in network.layers if not isinstance(layer, keras.layers.InputLayer)]
     kinds = keras.layers.Rescaling, keras.layers.Permute, keras.layers.Conv2D
-    if tuple(type(layer) for layer in layers[:3]) != kinds:
+    if tuple(type(layer) for layer in layers[:3]) != kinds or not isinstance(network, keras.Sequential):
         return network
-    centre, _, first, *rest = layers
+    centre, permutation, first, *rest = layers
     frames, rows, columns = network.input_shape[1:]
     (height, width, _, filters), (down, across) = first.kernel.shape, first.strides
-    if width % across or columns % across or first.padding != "valid" or first.data_format != "channels_last":
+    plain = first.padding == "valid" and first.use_bias and first.groups == 1 and first.data_format == "channels_last"
+    numbers = np.ndim(centre.scale) == np.ndim(centre.offset) == 0 and permutation.dims == (2, 3, 1)
+    if not (plain and numbers) or width % across or columns % across:
         return network
     inputs = keras.Input(network.input_shape[1:], dtype=network.inputs[0].dtype)
     images = keras.ops.reshape(keras.ops.cast(inputs, "float32"), (-1, frames * rows, columns // across, across))

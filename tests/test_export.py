@@ -200,12 +200,21 @@ def test_int8_litert_sees_frames_in_blocks_with_the_same_outputs(tmp_path):
     assert (84, 21, 4 * 4) in {tuple(detail["shape"][1:]) for detail in details}  # four columns of four frames each
 
 
-@pytest.mark.parametrize("change", [{"strides": 3}, {"padding": "same"}])
-def test_other_first_convolutions_stay_as_they_are(change):
+@pytest.mark.parametrize(
+    ("change", "permutation"),
+    [
+        ({"strides": 3}, (2, 3, 1)),
+        ({"padding": "same"}, (2, 3, 1)),
+        ({"use_bias": False}, (2, 3, 1)),
+        ({"groups": 2}, (2, 3, 1)),
+        ({}, (3, 2, 1)),
+    ],
+)
+def test_other_first_convolutions_stay_as_they_are(change, permutation):
     layers = keras.layers
     convolution = layers.Conv2D(**{"filters": 2, "kernel_size": 8, "strides": 4} | change)
     network = keras.Sequential(
-        [keras.Input((4, 84, 84), dtype="uint8"), layers.Rescaling(1), layers.Permute((2, 3, 1)), convolution]
+        [keras.Input((4, 84, 84), dtype="uint8"), layers.Rescaling(1), layers.Permute(permutation), convolution]
     )
     assert export.on_blocks(network) is network
     dense, _ = random_network(*NETWORKS["MLP"])
@@ -371,7 +380,10 @@ def test_an_atari_games_policy_plays_ten_games(tmp_path):
     ]
     result = command("export.py", *arguments)
     assert result.returncode == 0, result.stderr
-    assert "reward over 10 episodes (acting: greedy): " in result.stdout and "actions: 1,000 of 1,000" in result.stdout
+    assert (
+        "reward over 10 episodes (acting: greedy, but for 1 % of random actions): " in result.stdout
+        and "actions: 1,000 of 1,000" in result.stdout
+    )
     assert "const unsigned char *observation" in (tmp_path / "policy.h").read_text()
     assert count_weights(network)[0] == sum(
         int(size) for size in re.findall(r"float policy_weights_\d\[(\d+)\]", (tmp_path / "policy.h").read_text())

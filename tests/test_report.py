@@ -94,8 +94,10 @@ def test_the_bar_shows_phase_reward_and_sparsity(config, new_run, monkeypatch):
         run.bar.refresh()
         run.progress("step 1: distilling", 1, 4)
         run.bar.refresh()
+        run.once(("report", "teacher"), run.bar.refresh)
     text = written.getvalue()
     assert "step 1: pruning" in text and "150 weights (25.0 % pruned), reward 11.0 ± 1.0" in text
+    assert "report teacher" in text
     assert "step 1: distilling" in text and "25%" in text and "-:--:--" in text  # no time left can be told yet
     run.progress("step 1: distilling", 2, 4)  # nobody watches any more
 
@@ -131,7 +133,9 @@ def test_policies_are_compared_as_a_device_runs_them(tiny_run, tmp_path):
     assert teacher["multiply_accumulates"] == teacher["weights"] == pruned["weights"] == 99_584
     assert pruned["nonzero"] < pruned["weights"] and shrunk["nonzero"] == shrunk["weights"] < pruned["nonzero"]
     for row in rows:
-        assert {"keras", "litert"} <= set(row["bytes"]) and row["bytes"]["keras"] > row["gzip_bytes"]["keras"] > 0
+        assert {"keras", "litert", "litert_int8"} <= set(row["bytes"]) and row["bytes"]["keras"] > row["gzip_bytes"][
+            "keras"
+        ] > 0
         for times in row["microseconds"].values():
             assert 0 < times["median"] <= times["p99"]
         assert row["reward"]["episodes"] == 3
