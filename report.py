@@ -12,7 +12,7 @@ from utils import choice_lines, draw_rewards, result_rows, rewards_text
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff }
-body { margin: 0 auto; padding: 1rem; max-width: 60rem }
+body { margin: 0 auto; padding: 1rem; max-width: 72rem }
 h1 { font-size: 1.5rem; line-height: 1.25 } h2 { font-size: 1.15rem; margin-top: 2rem }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums } caption { text-align: left; font-weight: 600 }
@@ -20,7 +20,7 @@ th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: right;
 th:first-child, td:first-child { text-align: left }
 .settings td { text-align: left; white-space: normal; overflow-wrap: anywhere }
 .settings td:first-child { white-space: nowrap }
-img { max-width: 100%; height: auto } figure { margin: 1rem 0 }
+img { max-width: min(100%, 60rem); height: auto } figure { margin: 1rem 0 }
 summary { cursor: pointer; font-weight: 600 }
 """
 
