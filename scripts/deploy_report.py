@@ -181,15 +181,17 @@ def tables(rows):
     titles = [NAMES[name] for name in runtimes]
     sizes = table("", ["nonzero weights", "multiplications", "reward ± s.e."])
     files, compressed = table("bytes of the file", titles), table("bytes of the file, compressed by gzip", titles)
-    times = table("microseconds for an action on one thread: median (99th percentile)", titles)
+    times = table("microseconds for an action on one thread, median", titles)
+    slow = table("microseconds for an action on one thread, 99th percentile", titles)
     for row in rows:
         weights = f"{row['nonzero']:,} of {row['weights']:,}" if row["nonzero"] < row["weights"] else f"{row['weights']:,}"
         sizes.add_row(row["policy"], weights, f"{row['multiply_accumulates']:,}", rewards_text(row["reward"]))
         for kind, key in ((files, "bytes"), (compressed, "gzip_bytes")):
             kind.add_row(row["policy"], *(f"{row[key][name]:,}" if name in row[key] else "" for name in runtimes))
         spent = [row["microseconds"].get(name) for name in runtimes]
-        times.add_row(row["policy"], *(f"{t['median']:,.4g} ({t['p99']:,.4g})" if t else "" for t in spent))
-    return sizes, files, compressed, times
+        for kind, key in ((times, "median"), (slow, "p99")):
+            kind.add_row(row["policy"], *(f"{t[key]:,.4g}" if t else "" for t in spent))
+    return sizes, files, compressed, times, slow
 
 
 def draw(rows, path):
@@ -214,7 +216,7 @@ def draw(rows, path):
             panel.bar(places + (index - (len(groups) - 1) / 2) * width, values, width, label=label)
         panel.set_yscale("log")
         panel.set_title(f"{title} (log scale)", fontsize="medium")
-        panel.legend(fontsize="small", ncols=len(groups), loc="upper center", bbox_to_anchor=(0.5, -0.08), columnspacing=1)
+        panel.legend(fontsize="small", ncols=min(3, len(groups)), loc="upper center", bbox_to_anchor=(0.5, -0.08), columnspacing=1)
     reward = [row["reward"] for row in rows]
     panels[2].errorbar(places, [r["reward_mean"] for r in reward], [r["reward_stderr"] for r in reward], fmt="o", capsize=4)
     panels[2].set_title("reward, mean ± standard error", fontsize="medium")
