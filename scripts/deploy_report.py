@@ -216,7 +216,9 @@ def draw(rows, path):
             panel.bar(places + (index - (len(groups) - 1) / 2) * width, values, width, label=label)
         panel.set_yscale("log")
         panel.set_title(f"{title} (log scale)", fontsize="medium")
-        panel.legend(fontsize="small", ncols=min(3, len(groups)), loc="upper center", bbox_to_anchor=(0.5, -0.08), columnspacing=1)
+        panel.legend(
+            fontsize="small", ncols=min(3, len(groups)), loc="upper center", bbox_to_anchor=(0.5, -0.08), columnspacing=1
+        )
     reward = [row["reward"] for row in rows]
     panels[2].errorbar(places, [r["reward_mean"] for r in reward], [r["reward_stderr"] for r in reward], fmt="o", capsize=4)
     panels[2].set_title("reward, mean ± standard error", fontsize="medium")

@@ -113,6 +113,12 @@ def test_spaces_and_limits_that_pops_cannot_use_are_named(spaces, words, monkeyp
     assert words in str(error.value)
 
 
+def test_other_environments_ask_for_no_margin_above_the_objective():
+    config = configuration_of("CartPole-v1")  # their objective leaves one standard error, which a margin would take away
+    margins = config["prune"]["confidence"], config["distill"]["confidence"], config["distill"]["confirm_confidence"]
+    assert margins == (0, 0, 0)
+
+
 def test_the_objective_is_the_teachers_reward_less_a_standard_error():
     config = configuration_of("CartPole-v1", assignments=ANY)
     network = dense(4, 2)
