@@ -636,9 +636,9 @@ PACMAN = PONG | {
     "teacher": PONG["teacher"] | {"terminal": "life", "stop_above": 20_000},
 }
 PACMAN_FAST = PONG_FAST | {
-    # The objective is 95 % of the shipped teacher's reward; a game's standard deviation is 700. How well a student plays
-    # hardly depends on how closely it follows the teacher, so many are tried and only a collapse is below the lower bound.
-    "evaluation": PONG_FAST["evaluation"] | {"objective": 1_914, "lower_bound": 800, "choose_episodes": 50},
+    # The objective is 95 % of the shipped teacher's reward; a game's standard deviation is 700. From one evaluation to the
+    # next a student's reward moves by hundreds, so many are tried, and only a collapse is below the lower bound.
+    "evaluation": PONG_FAST["evaluation"] | {"objective": 1_914, "lower_bound": 500, "choose_episodes": 50},
     "teacher": PONG_FAST["teacher"]
     | {
         "steps": 360_000,
@@ -649,7 +649,17 @@ PACMAN_FAST = PONG_FAST | {
         "episodes": 32,
         "stop_above": 20_000,
     },
-    "prune": PONG_FAST["prune"] | {"episodes": 30},
+    "prune": PONG_FAST["prune"]
+    | {
+        "iterations": 24,
+        "updates": 600,
+        "evaluate_every": 600,
+        "episodes": 30,
+        "batch_size": 64,
+        "learning_rate": [[0, [[None, 3e-4]]]],
+        "end": 9_000,
+        "frequency": 60,
+    },
     "distill": PONG_FAST["distill"]
     | {"evaluate_every": 2, "episodes": 30, "confirm_episodes": 100, "confirm_confidence": 0},
 }
