@@ -656,7 +656,7 @@ PACMAN_FAST = PONG_FAST | {
         "evaluate_every": 600,
         "episodes": 30,
         "batch_size": 64,
-        "learning_rate": [[0, [[None, 3e-4]]]],
+        "learning_rate": 3e-4,
         "end": 9_000,
         "frequency": 60,
     },

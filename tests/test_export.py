@@ -217,8 +217,11 @@ def test_other_first_convolutions_stay_as_they_are(change, permutation):
         [keras.Input((4, 84, 84), dtype="uint8"), layers.Rescaling(1), layers.Permute(permutation), convolution]
     )
     assert export.on_blocks(network) is network
-    dense, _ = random_network(*NETWORKS["MLP"])
-    assert export.on_blocks(dense) is dense
+
+
+def test_networks_without_frames_stay_as_they_are():
+    network, _ = random_network(*NETWORKS["MLP"])
+    assert export.on_blocks(network) is network
 
 
 def test_what_cannot_be_converted_fails_in_one_line(tmp_path, capfd):
@@ -380,10 +383,8 @@ def test_an_atari_games_policy_plays_ten_games(tmp_path):
     ]
     result = command("export.py", *arguments)
     assert result.returncode == 0, result.stderr
-    assert (
-        "reward over 10 episodes (acting: greedy, but for 1 % of random actions): " in result.stdout
-        and "actions: 1,000 of 1,000" in result.stdout
-    )
+    assert "reward over 10 episodes (acting: greedy, but for 1 % of random actions): " in result.stdout
+    assert "actions: 1,000 of 1,000" in result.stdout
     assert "const unsigned char *observation" in (tmp_path / "policy.h").read_text()
     assert count_weights(network)[0] == sum(
         int(size) for size in re.findall(r"float policy_weights_\d\[(\d+)\]", (tmp_path / "policy.h").read_text())
