@@ -79,10 +79,12 @@ def compress(
 def with_goal(policy, config, seeds, run):
     """The configuration with the objective and the lower bound that `goal` gives."""
     kind = "network" if isinstance(policy, keras.Model) else "function"
-    return config | {"evaluation": config["evaluation"] | run.once(("goal", kind), goal, policy, config, seeds)}
+    purpose = "goal", kind
+    chosen = run.once(purpose, goal, policy, config, seeds, watch=run.watch(*purpose))
+    return config | {"evaluation": config["evaluation"] | chosen}
 
 
-def goal(policy, config, seeds):
+def goal(policy, config, seeds, watch=None):
     """Objective and lower bound, as the settings say or, where these leave them open, from the teacher and random play.
 
     The objective is the teacher's reported reward less one standard error; the lower bound lies three quarters of the way
@@ -91,12 +93,12 @@ def goal(policy, config, seeds):
     objective, lower_bound = (config["evaluation"][key] for key in ("objective", "lower_bound"))
     episodes = config["evaluation"]["report_episodes"]
     if objective is None:
-        rewards, _ = play_episodes(policy, config, seeds, episodes, "report", "teacher")
+        rewards, _ = play_episodes(policy, config, seeds, episodes, "report", "teacher", watch=watch)
         # A student has to be above it, which it could not where every episode gives the most there is.
         objective = float(np.nextafter(rewards.mean() - standard_error(rewards), -np.inf))
     if lower_bound is None:
         randomly = config | {"evaluation": config["evaluation"] | {"epsilon": 1.0}}
-        rewards, _ = play_episodes(policy, randomly, seeds, episodes, "select", "random")
+        rewards, _ = play_episodes(policy, randomly, seeds, episodes, "select", "random", watch=watch)
         if rewards.mean() >= objective:
             raise RunFailed(
                 f"the objective, {objective:.6g}, is not above the reward of random actions, "

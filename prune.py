@@ -11,7 +11,6 @@ from configs import RunFailed, by_size, learning_rate
 from model import agents_of, count_weights, kernels
 from train import (
     Distilled,
-    StateMemory,
     Task,
     TrainingState,
     check_loss,
@@ -23,6 +22,7 @@ from train import (
     lower_confidence,
     matches,
     position_within,
+    replay_memory,
     report_rewards,
     student_player,
     train_student,
@@ -199,7 +199,7 @@ def iterative_pruning_policy_distillation(student, state, task, step):
     player = student_player(student, task, settings["episodes"])
     recovery = RECOVERIES[settings["recovery"]](settings, state)
     weights, percent = sum(student.layer_sizes()), task.percent(student)
-    replay = task.replay or StateMemory(task.config, task.teacher, task.seeds)
+    replay = task.replay or replay_memory(task)
     best, fewest, means = None, math.inf, []
     first, first_number, within = 1, 0, None
     if saved := task.run.interrupted("prune", step):
@@ -418,8 +418,7 @@ def pops(teacher, config, seeds, run):
     teacher_rewards = choosing_rewards(teacher.network, config, seeds, run, "teacher")
     task = Task(config, seeds, teacher.network, teacher_rewards, sum(original_sizes), None, run)
     if not config["replay"]["refill"]:
-        task = task._replace(replay=StateMemory(config, teacher.network, seeds))
-        run.progress("the teacher fills the replay")
+        task = task._replace(replay=replay_memory(task))
         if not run.include("replay", task.replay):
             task.replay.fill()
 
@@ -503,7 +502,8 @@ def pops(teacher, config, seeds, run):
 def choosing_rewards(network, config, seeds, run, *purpose):
     """Rewards that tell whether a student matches the teacher. Not those that are reported, which choose nothing."""
     episodes, purpose = config["evaluation"]["choose_episodes"], ("choose", *purpose)
-    return run.once(purpose, evaluate_network, network, config, seeds, episodes, "confirm", *purpose)
+    watch = run.watch(*purpose)
+    return run.once(purpose, evaluate_network, network, config, seeds, episodes, "confirm", *purpose, watch=watch)
 
 
 def report(network, task, *purpose):
@@ -520,8 +520,9 @@ def other_ways(network, task, *purpose):
 
 
 def reported(network, task, config, purpose, *way):
-    episodes = config["evaluation"]["report_episodes"]
-    return task.run.once(("report", *purpose, *way), report_rewards, network, config, task.seeds, episodes, *purpose)
+    episodes, whole = config["evaluation"]["report_episodes"], ("report", *purpose, *way)
+    watch = task.run.watch(*whole)
+    return task.run.once(whole, report_rewards, network, config, task.seeds, episodes, *purpose, watch=watch)
 
 
 def choices(summary):

@@ -242,7 +242,7 @@ def fit_supervised(student, task, step, attempt=1, start=None):
     percent = task.percent(student)
     player = student_player(student, task, settings["episodes"])
     games = StudentGames(student, task, step, attempt)
-    replay = task.replay or StateMemory(task.config, task.teacher, task.seeds)
+    replay = task.replay or replay_memory(task)
     best, best_rank, in_a_row = None, (False, False, -np.inf), np.zeros(student.members, int)
     first, within = 1, None
     if saved := task.run.interrupted("distill", step, attempt):
@@ -381,25 +381,31 @@ def evaluate_student(player, state, task, replay, *purpose):
     return rewards
 
 
-def evaluate_network(network, config, seeds, episodes, use, *purpose):
-    """Rewards of a plain network, float64 [episodes], on episodes of one of the `Seeds.USES`."""
-    return play_episodes(network, config, seeds, episodes, use, *purpose)[0]
+def evaluate_network(network, config, seeds, episodes, use, *purpose, watch=None):
+    """Rewards of a plain network, float64 [episodes], on episodes of one of the `Seeds.USES`.
+
+    Args:
+        watch: called with (episodes that are over, episodes), in every step.
+    """
+    return play_episodes(network, config, seeds, episodes, use, *purpose, watch=watch)[0]
 
 
-def play_episodes(network, config, seeds, episodes, use, *purpose):
+def play_episodes(network, config, seeds, episodes, use, *purpose, watch=None):
     """The same, and numbers that tell different episodes apart (see `Player.played`)."""
     copies = min(episodes, EVALUATION_COPIES)
     player = evaluation_player(single(network), config, copies)
-    seed = seeds.environment(use, *purpose)
-    results = [(player.evaluate(seed + first)[0], player.played) for first in range(0, episodes, copies)]
+    seed, results = seeds.environment(use, *purpose), []
+    for first in range(0, episodes, copies):
+        over = watch and (lambda count, first=first: watch(min(first + count, episodes), episodes))
+        results.append((player.evaluate(seed + first, watch=over)[0], player.played))
     player.close()
     rewards, played = (np.concatenate(parts)[:episodes] for parts in zip(*results, strict=True))
     return rewards, played
 
 
-def report_rewards(network, config, seeds, episodes, *purpose):
+def report_rewards(network, config, seeds, episodes, *purpose, watch=None):
     """Statistics of the rewards of a plain network over fresh episodes, as they are reported."""
-    rewards, played = play_episodes(network, config, seeds, episodes, "report", *purpose)
+    rewards, played = play_episodes(network, config, seeds, episodes, "report", *purpose, watch=watch)
     # Elsewhere episodes start from many states, so that the same actions do not mean the same episode.
     return reward_statistics(rewards, played if is_atari(config["environment"]) else None)
 
@@ -413,10 +419,11 @@ class StateMemory(ReplayMemory):
         config: the configuration.
         teacher: plain Keras network.
         seeds: Seeds.
+        watch: called with (states seen, states wanted) in every step that the teacher plays.
     """
 
-    def __init__(self, config, teacher, seeds):
-        self.config, self.teacher, self.seeds = config, teacher, seeds
+    def __init__(self, config, teacher, seeds, watch=None):
+        self.config, self.teacher, self.seeds, self.watch = config, teacher, seeds, watch
         model = config["model"]
         fields = {
             "observations": (model["observation_shape"], teacher.inputs[0].dtype),
@@ -461,6 +468,8 @@ class StateMemory(ReplayMemory):
             nonlocal seen
             self.add(observations=step.observations[~step.over], teacher_outputs=step.outputs[~step.over])
             seen += np.count_nonzero(~step.over)
+            if self.watch:
+                self.watch(seen, settings["observe"])
             return seen < settings["observe"]
 
         player = Player(
@@ -493,6 +502,11 @@ class StateMemory(ReplayMemory):
             self.add_from(source)
             if isinstance(source, Part):
                 source.arrays = None
+
+
+def replay_memory(task):
+    """An empty StateMemory for a Task, which shows in the run's bar how far it is filled."""
+    return StateMemory(task.config, task.teacher, task.seeds, task.run.watch("the teacher fills the replay"))
 
 
 class StudentGames:

@@ -12,6 +12,7 @@ import shutil
 import time
 import weakref
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -201,11 +202,12 @@ class Player:
         """Frees the environments."""
         self.environments.close()
 
-    def evaluate(self, seed, *arguments, visited=None):
+    def evaluate(self, seed, *arguments, visited=None, watch=None):
         """Plays one whole episode in every copy.
 
         Args:
             visited: called with the observations [n, *observation_shape] that the policy acts on, in every step.
+            watch: called with the number of episodes that are over, in every step.
 
         Returns:
             Sums of raw rewards, float64 [members, copies].
@@ -223,7 +225,10 @@ class Player:
                 number = self.played * np.uint64(6364136223846793005) + (step.actions + 1).astype(np.uint64)
                 np.copyto(self.played, number, where=playing)
             np.logical_and(playing, ~step.ended, out=playing)
-            return playing.any()
+            left = np.count_nonzero(playing)
+            if watch:
+                watch(len(playing) - left)
+            return left > 0
 
         self.play(seed, on_step, *arguments)
         return sums.reshape(self.shape)
@@ -567,7 +572,7 @@ class Run:
             if phase != self.bar.tasks[0].description:
                 self.bar.remove_task(self.shown)
                 self.shown = self.bar.add_task(phase, total=total, latest="")
-            self.bar.update(self.shown, completed=done)
+            self.bar.update(self.shown, completed=done, total=total)
 
     def seconds(self):
         """Seconds that the run has taken, without those that a kill undid."""
@@ -578,12 +583,16 @@ class Run:
         """Evaluations so far."""
         return len(self.rows) - 1
 
-    def once(self, purpose, function, *arguments):
-        """What `function(*arguments)` returns. If it was done before the run was resumed, what it returned then."""
+    def watch(self, *purpose):
+        """What tells who watches, called with (done, total), how far that which has this purpose is."""
+        return partial(self.progress, " ".join(map(str, purpose)))
+
+    def once(self, purpose, function, *arguments, **keywords):
+        """What the function returns. If it was done before the run was resumed, what it returned then."""
         key = _key(purpose)
         if key not in self.done:
-            self.progress(" ".join(map(str, purpose)))
-            self.done[key] = function(*arguments)
+            self.watch(*purpose)()
+            self.done[key] = function(*arguments, **keywords)
             self.checkpoint()
         return self.done[key]
 

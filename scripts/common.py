@@ -126,6 +126,13 @@ def read_policy(arguments):
     return network, environment, config
 
 
+def way_to_act(config):
+    """How the configuration's evaluations choose actions, in words."""
+    settings = config["evaluation"]
+    name = {"greedy": "greedy", "sample": "sampled"}[settings["acting"]]
+    return name + (f" but for {100 * settings['epsilon']:g} % of random actions" if settings["epsilon"] else "")
+
+
 def resume_command():
     """The command that goes on with this one's run."""
     arguments = [argument for argument in sys.argv if argument != "--resume"]

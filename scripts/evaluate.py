@@ -39,7 +39,7 @@ def main():
             "weights": weights,
             "nonzero": nonzero,
             **({"percent": 100 * weights / original_weights(environment, config)} if environment in AGENTS else {}),
-            "policy": {"greedy": "greedy", "sample": "sampled"}[config["evaluation"]["acting"]],
+            "policy": common.way_to_act(config),
         }
         if arguments.json:
             print(json.dumps(result))

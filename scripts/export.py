@@ -210,12 +210,11 @@ def check_reward(run, network, config, seeds, episodes):
         return tf.ensure_shape(outputs, [observations.shape[0], config["model"]["actions"]])
 
     ours, theirs = (report_rewards(policy, config, seeds, episodes, "export") for policy in (exported, network))
-    objective, acting, epsilon = (config["evaluation"][key] for key in ("objective", "acting", "epsilon"))
-    randomly = f", but for {100 * epsilon:g} % of random actions" if epsilon else ""
+    objective = config["evaluation"]["objective"]
     if objective is None:
         objective = float(np.nextafter(theirs["reward_mean"] - theirs["reward_stderr"], -np.inf))
     log(
-        f"reward over {episodes} episodes (acting: {acting}{randomly}): {rewards_text(ours)}, "
+        f"reward over {episodes} episodes ({common.way_to_act(config)}): {rewards_text(ours)}, "
         f"the Keras model's {rewards_text(theirs)}; objective {objective:g}"
     )
     if not ours["reward_mean"] > objective:

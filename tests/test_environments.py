@@ -103,7 +103,11 @@ def test_many_episodes_are_played_in_parts(monkeypatch):
     config = varied(config, "greedy")
     together = evaluate_network(network, config, Seeds(0), 7, "report")
     monkeypatch.setattr("train.EVALUATION_COPIES", 3)
-    np.testing.assert_array_equal(evaluate_network(network, config, Seeds(0), 7, "report"), together)
+    over = []
+    parts = evaluate_network(network, config, Seeds(0), 7, "report", watch=lambda *now: over.append(now))
+    np.testing.assert_array_equal(parts, together)
+    # Of the last part's three copies two are beyond the seven episodes.
+    assert over == sorted(over) and {(3, 7), (6, 7)} <= set(over) and over[-1] == (7, 7)
 
 
 def policy():

@@ -322,7 +322,7 @@ def test_the_shipped_cartpole_student_as_a_header(tmp_path):
     for line in (
         "cartpole, 8 weights",
         "actions: 1,000 of 1,000 are the Keras model's, 0 ties, 0 different",
-        "reward over 100 episodes (acting: greedy): 200.0 ± 0.0, the Keras model's 200.0 ± 0.0; objective 195",
+        "reward over 100 episodes (greedy): 200.0 ± 0.0, the Keras model's 200.0 ± 0.0; objective 195",
         " ns an action",
     ):
         assert line in result.stdout
@@ -383,7 +383,7 @@ def test_an_atari_games_policy_plays_ten_games(tmp_path):
     ]
     result = command("export.py", *arguments)
     assert result.returncode == 0, result.stderr
-    assert "reward over 10 episodes (acting: greedy, but for 1 % of random actions): " in result.stdout
+    assert "reward over 10 episodes (greedy but for 1 % of random actions): " in result.stdout
     assert "actions: 1,000 of 1,000" in result.stdout
     assert "const unsigned char *observation" in (tmp_path / "policy.h").read_text()
     assert count_weights(network)[0] == sum(

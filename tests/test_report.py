@@ -95,9 +95,11 @@ def test_the_bar_shows_phase_reward_and_sparsity(config, new_run, monkeypatch):
         run.progress("step 1: distilling", 1, 4)
         run.bar.refresh()
         run.once(("report", "teacher"), run.bar.refresh)
+        run.watch("report", "teacher")(3, 10)
+        run.bar.refresh()
     text = written.getvalue()
     assert "step 1: pruning" in text and "150 weights (25.0 % pruned), reward 11.0 ± 1.0" in text
-    assert "report teacher" in text
+    assert "report teacher" in text and "30%" in text
     assert "step 1: distilling" in text and "25%" in text and "-:--:--" in text  # no time left can be told yet
     run.progress("step 1: distilling", 2, 4)  # nobody watches any more
 
