@@ -651,17 +651,26 @@ PACMAN_FAST = PONG_FAST | {
     },
     "prune": PONG_FAST["prune"]
     | {
-        "iterations": 24,
-        "updates": 600,
-        "evaluate_every": 600,
+        "updates": 1_000,
+        "evaluate_every": 1_000,
         "episodes": 30,
-        "batch_size": 64,
-        "learning_rate": 3e-4,
-        "end": 9_000,
-        "frequency": 60,
+        # What the student loses to the noise of its updates is in proportion to the rate; the fewer weights are left, the
+        # less noise they make, and the further they have to go.
+        "learning_rate": [
+            [0, [[1, 5e-5], [2, 6e-5], [3, 8e-5], [4, 1e-4], [5, 1.5e-4], [6, 2.5e-4], [None, 4e-4]]],
+        ],
+        "end": 10_000,
+        "frequency": 100,
     },
     "distill": PONG_FAST["distill"]
-    | {"evaluate_every": 2, "episodes": 30, "confirm_episodes": 100, "confirm_confidence": 0},
+    | {
+        "epochs": 30,
+        "evaluate_every": 3,
+        "episodes": 30,
+        "confirm_episodes": 100,
+        "confirm_confidence": 0,
+        "learning_rate": [[1, linear(1e-3, 1e-4, 30)], [0, linear(2e-3, 1e-4, 30)]],
+    },
 }
 
 # Any other environment of Gymnasium with a flat observation. Groups `environment` and `model` come from the environment and

@@ -370,7 +370,8 @@ def evaluate_student(player, state, task, replay, *purpose):
     The settings may ask that states visited on the way join the replay, with the teacher's outputs (DAgger, Ross et al.,
     2011): a small student gets into states that the teacher never sees, and has to learn the way back from there.
     """
-    wanted, visited = task.config["replay"]["student_states"], Visited()
+    wanted, visited = task.config["replay"]["student_states"], replay.visited
+    visited.clear()
     seed = task.seeds.environment("select", *purpose)
     rewards = player.evaluate(seed, state.played, state.masks, visited=visited.add if wanted else None)
     if wanted:
@@ -430,6 +431,7 @@ class StateMemory(ReplayMemory):
             "teacher_outputs": ([model["actions"]], np.float32),
         }
         super().__init__(config["replay"]["capacity"], fields)
+        self.visited = Visited()  # by students, which its users clear
         self.added, self.sources = 0, []  # a source: entries before it, purpose of a filling or Part with states
 
     def add(self, **batch):
@@ -536,7 +538,8 @@ class StudentGames:
         """Plays `student_steps` steps more, and adds what was seen."""
         if not self.steps:
             return
-        visited, begun = Visited(), len(self.actions) > 0
+        visited, begun = replay.visited, len(self.actions) > 0
+        visited.clear()
 
         def on_step(step):
             visited.add(step.observations[~step.over])
@@ -560,24 +563,31 @@ class StudentGames:
 class Visited:
     """Collects states that students visit: all of them, or every second, fourth, ... step if they took too much memory.
 
-    They lie in one array. Thousands of small ones, made in TensorFlow's threads, leave gaps in memory that stay.
+    They lie in one array, which is used again: memory that is new to a process takes longer to fill than the states to
+    copy, and thousands of small arrays, made in TensorFlow's threads, leave gaps in memory that stay.
     """
 
     LIMIT = 2**29  # bytes
 
     def __init__(self):
-        self.array, self.counts, self.steps, self.stride = None, [], 0, 1
+        self.array = None
+        self.clear()
+
+    def clear(self):
+        self.counts, self.steps, self.stride = [], 0, 1
 
     def add(self, states):
         """Takes the states of one step, [n, *observation_shape]; no later step has more than the first."""
-        if self.array is None:
+        if self.array is None or len(self.array) < 2 * len(states):
             size = states.itemsize * math.prod(states.shape[1:])
             self.array = np.empty((max(self.LIMIT // size, 2 * len(states)), *states.shape[1:]), states.dtype)
         used = sum(self.counts)
         while used + len(states) > len(self.array):
-            kept = self.array[:used][np.repeat(np.arange(len(self.counts)) % 2 == 0, self.counts)]
-            self.counts, self.stride, used = self.counts[::2], 2 * self.stride, len(kept)
-            self.array[:used] = kept
+            begins = np.cumsum([0, *self.counts])
+            self.counts, self.stride, used = self.counts[::2], 2 * self.stride, 0
+            for begin, count in zip(begins[::2], self.counts, strict=False):
+                self.array[used : used + count] = self.array[begin : begin + count]
+                used += count
         if self.steps % self.stride == 0:
             self.array[used : used + len(states)] = states
             self.counts.append(len(states))
