@@ -297,12 +297,14 @@ def test_a_student_whose_weights_are_averaged_is_the_average(config, teacher_tas
 def test_visited_states_are_all_of_them_or_those_of_every_second_fourth_step(monkeypatch, generator):
     monkeypatch.setattr(train.Visited, "LIMIT", 100 * 8)
     visited, steps = train.Visited(), [np.full((8 - index // 8, 2), index, np.float32) for index in range(60)]
-    for count, step in enumerate(steps, 1):
-        visited.add(step)
-        states = np.concatenate(steps[: count : visited.stride])
-        np.testing.assert_array_equal(visited.states(), states)
-        assert len(states) <= 100
-    assert visited.stride == 4 and visited.steps == 60
+    for _ in range(2):  # the second time in the same memory
+        visited.clear()
+        for count, step in enumerate(steps, 1):
+            visited.add(step)
+            states = np.concatenate(steps[: count : visited.stride])
+            np.testing.assert_array_equal(visited.states(), states)
+            assert len(states) <= 100
+        assert visited.stride == 4 and visited.steps == 60
 
 
 def test_games_that_students_go_on_with_join_the_replay(config, teacher_task):
