@@ -118,7 +118,7 @@ def products(agent, network, settings, block):
     """Nothing but the convolutions and matrix products of an update, each waiting for those before it as in an update."""
     import tensorflow as tf
 
-    from model import convolve, kernels
+    from model import kernels
 
     batch = settings["batch_size"]
     weights = [tf.constant(0 * kernel) for kernel in kernels(network)]
@@ -133,7 +133,7 @@ def products(agent, network, settings, block):
                 tape.watch(weights)
                 for layer, kernel in enumerate(weights):
                     if len(kernel.shape) > 2:
-                        outputs = convolve(outputs[None], kernel[None], agent.convolutions[layer][1])[0]
+                        outputs = tf.nn.conv2d(outputs, kernel, agent.convolutions[layer][1], "VALID")
                     else:
                         outputs = tf.matmul(tf.reshape(outputs, [batch, -1]), kernel)
             # In the place of the next kernels, so that no round can be left out.

@@ -232,7 +232,7 @@ def test_teacher_fills_the_replay_with_its_outputs(config, teacher_task):
     replay, again = replay_memory(task), filled(task)
     replay.fill()
     assert replay.size == config["replay"]["observe"]
-    assert seen[0][1] < seen[-1][1] and seen[-1] == ("the teacher fills the replay", replay.size, replay.size)
+    assert seen[0][1] < seen[-1][1] and seen[-1] == ("the teacher fills the replay", replay.added, replay.size)
     states = replay.arrays["observations"]
     np.testing.assert_allclose(replay.arrays["teacher_outputs"], agent.network(states), rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(states, again.arrays["observations"])
