@@ -649,17 +649,16 @@ PACMAN_FAST = PONG_FAST | {
         "episodes": 32,
         "stop_above": 20_000,
     },
+    "replay": PONG_FAST["replay"] | {"student_states": 20_000},
     "prune": PONG_FAST["prune"]
     | {
+        "iterations": 24,
         "updates": 1_000,
         "evaluate_every": 1_000,
         "episodes": 30,
-        # What the student loses to the noise of its updates is in proportion to the rate; the fewer weights are left, the
-        # less noise they make, and the further they have to go.
-        "learning_rate": [
-            [0, [[1, 5e-5], [2, 6e-5], [3, 8e-5], [4, 1e-4], [5, 1.5e-4], [6, 2.5e-4], [None, 4e-4]]],
-        ],
-        "end": 10_000,
+        "batch_size": 64,
+        "learning_rate": [[0, [[2, 5e-5], [4, 1e-4], [6, 1.5e-4], [9, 2e-4], [None, 3e-4]]]],
+        "end": 20_000,
         "frequency": 100,
     },
     "distill": PONG_FAST["distill"]
