@@ -362,14 +362,9 @@ def test_actions_of_another_runtime_must_stay_within_the_bounds(capsys):
         (["--env-id", "NoSuch-v1", "--teacher", "x.keras"], ["NoSuch-v1 is not an environment"]),
         (["--env-id", "Acrobot-v1", "--teacher", "x.keras"], ["x.keras: cannot be read"]),
         (["cartpole", "--objective", "150"], ["evaluation.lower_bound: 190 is not below the objective"]),
-        (["cartpole", "--tensorboard"], ["--tensorboard: missing", "pip install -r requirements-tensorboard.txt"]),
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(arguments, words, tmp_path):
-    if "--tensorboard" in arguments:
-        pytest.importorskip("tensorflow")
-        if __import__("importlib.util").util.find_spec("tensorboard"):
-            pytest.skip("TensorBoard is installed")
     refused(command("pops.py", *arguments, "--out", tmp_path / "run"), *words)
     assert not (tmp_path / "run").exists()
 

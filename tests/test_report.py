@@ -1,5 +1,6 @@
 """What shows a run: report.html, TensorBoard's files, the progress bar; and the comparison of policies on a device."""
 
+import argparse
 import base64
 import csv
 import html.parser
@@ -15,6 +16,7 @@ from conftest import ROOT, TEACHER, TINY, command, refused
 from PIL import Image
 from rich.console import Console
 
+import common
 import utils
 from configs import ConfigurationError
 from model import DQNPong, save_network
@@ -102,6 +104,13 @@ def test_the_bar_shows_phase_reward_and_sparsity(config, new_run, monkeypatch):
     assert "report teacher" in text and "30%" in text
     assert "step 1: distilling" in text and "25%" in text and "-:--:--" in text  # no time left can be told yet
     run.progress("step 1: distilling", 2, 4)  # nobody watches any more
+
+
+def test_missing_tensorboard_is_named_with_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    common.check_tensorboard(argparse.Namespace(tensorboard=False))
+    with pytest.raises(ConfigurationError, match=r"^--tensorboard: missing; install with: pip install -r requirements-tensor"):
+        common.check_tensorboard(argparse.Namespace(tensorboard=True))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="TensorBoard is not installed")
