@@ -109,7 +109,9 @@ def test_the_bar_shows_phase_reward_and_sparsity(config, new_run, monkeypatch):
 def test_missing_tensorboard_is_named_with_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     common.check_tensorboard(argparse.Namespace(tensorboard=False))
-    with pytest.raises(ConfigurationError, match=r"^--tensorboard: missing; install with: pip install -r requirements-tensor"):
+    with pytest.raises(
+        ConfigurationError, match=r"^--tensorboard: missing; install with: pip install -r requirements-tensor"
+    ):
         common.check_tensorboard(argparse.Namespace(tensorboard=True))
 
 
