@@ -3,6 +3,7 @@
 Apart from `utils.py` because this file is also the program of those processes, which start without TensorFlow.
 """
 
+import atexit
 import contextlib
 import itertools
 import json
@@ -155,7 +156,16 @@ def _make_one(settings, **options):
     return gymnasium.make(settings["id"], max_episode_steps=limit, disable_env_checker=True, **options)
 
 
+_games = weakref.WeakSet()  # all AtariEnvironments
 _unused_games = {}  # settings as JSON -> copies that nobody uses any more; making one takes as long as 200 steps
+
+
+@atexit.register
+def _free_games():
+    """Frees all copies before Python ends, after which ale-py would list them as leaked."""
+    for environments in _games:
+        environments.copies.clear()
+    _unused_games.clear()
 
 
 class AtariEnvironments:
@@ -172,6 +182,7 @@ class AtariEnvironments:
         unused = _unused_games.setdefault(json.dumps([settings, changes]), [])
         self.copies = [unused.pop() if unused else self._make(settings, changes) for _ in range(count)]
         self.close = weakref.finalize(self, unused.extend, self.copies)
+        _games.add(self)
         self.autoreset = autoreset
         self.actions = np.array(settings["actions"] or range(self.copies[0].single_action_space.n))
         self.single_observation_space = self.copies[0].single_observation_space
