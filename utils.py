@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -769,15 +770,21 @@ def result_rows(summary):
     return rows
 
 
-def results_table(summary):
-    """The same for the terminal."""
-    headings, *rows = result_rows(summary)
-    table = Table(*headings[:2], box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in headings[2:]:
-        table.add_column(heading, justify="right", no_wrap=True)
+def table(rows, title=None, words=1):
+    """A table for the terminal, on a narrow one wider than it: columns would lose what is in them.
+
+    Args:
+        rows: of text, the headings first.
+        words: columns, the first ones, that hold words; the others hold numbers.
+    """
+    headings, *rows = rows
+    made = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for index, heading in enumerate(headings):
+        made.add_column(heading, justify="left" if index < words else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
-    return table
+        made.add_row(*row)
+    made.width = Measurement.get(console, console.options.update(max_width=1000), made).maximum
+    return made
 
 
 def choice_lines(summary):

@@ -39,17 +39,9 @@ def main():
 
 
 def show(title, rows):
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+    from utils import log, table
 
-    from utils import console
-
-    table = Table(*rows[0], title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for row in rows[1:]:
-        table.add_row(*(text if isinstance(text, str) else f"{text:,.0f}" for text in row))
-    console.print(table)
+    log(table([[text if isinstance(text, str) else f"{text:,.0f}" for text in row] for row in rows], title))
 
 
 def per_second(work, seconds):

@@ -166,32 +166,25 @@ NAMES = {"keras": "Keras", "litert": "LiteRT", "litert_int8": "LiteRT int8", "on
 
 def tables(rows):
     """Tables for the terminal: size and reward; files; files compressed; times."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    from utils import rewards_text
-
-    def table(title, headings):
-        made = Table("policy", title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for heading in headings:
-            made.add_column(heading, justify="right", no_wrap=True)
-        return made
+    from utils import rewards_text, table
 
     runtimes = [name for name in NAMES if any(name in row["bytes"] for row in rows)]
-    titles = [NAMES[name] for name in runtimes]
-    sizes = table("", ["nonzero weights", "multiplications", "reward ± s.e."])
-    files, compressed = table("bytes of the file", titles), table("bytes of the file, compressed by gzip", titles)
-    times = table("microseconds for an action on one thread, median", titles)
-    slow = table("microseconds for an action on one thread, 99th percentile", titles)
+
+    def of_runtimes(title, key, text):
+        lines = [[row["policy"], *(text(row[key][name]) if name in row[key] else "" for name in runtimes)] for row in rows]
+        return table([["policy", *(NAMES[name] for name in runtimes)], *lines], title)
+
+    sizes = [["policy", "nonzero weights", "multiplications", "reward ± s.e."]]
     for row in rows:
         weights = f"{row['nonzero']:,} of {row['weights']:,}" if row["nonzero"] < row["weights"] else f"{row['weights']:,}"
-        sizes.add_row(row["policy"], weights, f"{row['multiply_accumulates']:,}", rewards_text(row["reward"]))
-        for kind, key in ((files, "bytes"), (compressed, "gzip_bytes")):
-            kind.add_row(row["policy"], *(f"{row[key][name]:,}" if name in row[key] else "" for name in runtimes))
-        spent = [row["microseconds"].get(name) for name in runtimes]
-        for kind, key in ((times, "median"), (slow, "p99")):
-            kind.add_row(row["policy"], *(f"{t[key]:,.4g}" if t else "" for t in spent))
-    return sizes, files, compressed, times, slow
+        sizes.append([row["policy"], weights, f"{row['multiply_accumulates']:,}", rewards_text(row["reward"])])
+    return (
+        table(sizes, ""),
+        of_runtimes("bytes of the file", "bytes", "{:,}".format),
+        of_runtimes("bytes of the file, compressed by gzip", "gzip_bytes", "{:,}".format),
+        of_runtimes("microseconds for an action on one thread, median", "microseconds", "{0[median]:,.4g}".format),
+        of_runtimes("microseconds for an action on one thread, 99th percentile", "microseconds", "{0[p99]:,.4g}".format),
+    )
 
 
 def draw(rows, path):

@@ -41,13 +41,13 @@ def main():
         teacher = arguments.teacher or common.ROOT / "saved_models" / environment / "teacher.keras"
         common.import_tensorflow()
         from compress import compress
-        from utils import choice_lines, log, results_table
+        from utils import choice_lines, log, result_rows, table
 
         summary = compress(
             *(teacher, environment, folder, arguments.profile, seed, arguments.set, arguments.objective, arguments.resume),
             tensorboard=arguments.tensorboard,
         )
-        log(results_table(summary))
+        log(table(result_rows(summary), words=2))
         log(f"ended: {summary['ended']}")
         for line in choice_lines(summary):
             log(line)

@@ -1,10 +1,14 @@
 """Seeds, evaluation, replay, files: what later results rest on."""
 
+import io
+
 import gymnasium
 import numpy as np
 import pytest
 import tensorflow as tf
+from rich.console import Console
 
+import utils
 from configs import ConfigurationError
 from environments import check_spaces
 from utils import FrameTransitions, Player, ReplayMemory, Seeds, reward_statistics, select_actions
@@ -147,3 +151,13 @@ def test_transitions_of_frames_are_those_of_the_game(capacity):
         seen.add((step, copy))
     assert min(step for step, _ in seen) >= 80 - capacity // copies
     assert len(seen) > min(capacity, 240) // 2
+
+
+def test_a_table_is_whole_on_a_narrow_terminal(monkeypatch):
+    written = io.StringIO()
+    monkeypatch.setattr(utils, "console", Console(file=written, width=30, soft_wrap=True))
+    utils.log(utils.table([["policy", "hidden units", "weights"], ["teacher", "32-64-64-512", "1,684,992"]], "Sizes", words=2))
+    title, headings, line, row = (text.strip() for text in written.getvalue().splitlines() if text.strip())
+    assert title == "Sizes" and set(line) == {"─"} and len(line) > 30
+    assert headings.split() == ["policy", "hidden", "units", "weights"]
+    assert row.split() == ["teacher", "32-64-64-512", "1,684,992"]
