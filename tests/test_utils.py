@@ -156,7 +156,9 @@ def test_transitions_of_frames_are_those_of_the_game(capacity):
 def test_a_table_is_whole_on_a_narrow_terminal(monkeypatch):
     written = io.StringIO()
     monkeypatch.setattr(utils, "console", Console(file=written, width=30, soft_wrap=True))
-    utils.log(utils.table([["policy", "hidden units", "weights"], ["teacher", "32-64-64-512", "1,684,992"]], "Sizes", words=2))
+    utils.log(
+        utils.table([["policy", "hidden units", "weights"], ["teacher", "32-64-64-512", "1,684,992"]], "Sizes", words=2)
+    )
     title, headings, line, row = (text.strip() for text in written.getvalue().splitlines() if text.strip())
     assert title == "Sizes" and set(line) == {"─"} and len(line) > 30
     assert headings.split() == ["policy", "hidden", "units", "weights"]
