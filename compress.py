@@ -79,9 +79,7 @@ def compress(
 def with_goal(policy, config, seeds, run):
     """The configuration with the objective and the lower bound that `goal` gives."""
     kind = "network" if isinstance(policy, keras.Model) else "function"
-    purpose = "goal", kind
-    chosen = run.once(purpose, goal, policy, config, seeds, watch=run.watch(*purpose))
-    return config | {"evaluation": config["evaluation"] | chosen}
+    return config | {"evaluation": config["evaluation"] | run.once_watched(("goal", kind), goal, policy, config, seeds)}
 
 
 def goal(policy, config, seeds, watch=None):

@@ -624,9 +624,9 @@ class StudentCartPole(Student, CartPoleDQN):
 class ConvolutionalStudent(Student):
     """What students add that see frames: of several members the compiler makes all, as they are matrix products."""
 
-    def __init__(self, settings, widths=None, members=1):
-        super().__init__(settings, widths, members)
-        self.xla = members > 1
+    @property
+    def xla(self):
+        return self.members > 1
 
     def policy(self):
         return tf.function(self.__call__, jit_compile=self.xla, autograph=False)

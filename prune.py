@@ -502,8 +502,7 @@ def pops(teacher, config, seeds, run):
 def choosing_rewards(network, config, seeds, run, *purpose):
     """Rewards that tell whether a student matches the teacher. Not those that are reported, which choose nothing."""
     episodes, purpose = config["evaluation"]["choose_episodes"], ("choose", *purpose)
-    watch = run.watch(*purpose)
-    return run.once(purpose, evaluate_network, network, config, seeds, episodes, "confirm", *purpose, watch=watch)
+    return run.once_watched(purpose, evaluate_network, network, config, seeds, episodes, "confirm", *purpose)
 
 
 def report(network, task, *purpose):
@@ -521,8 +520,7 @@ def other_ways(network, task, *purpose):
 
 def reported(network, task, config, purpose, *way):
     episodes, whole = config["evaluation"]["report_episodes"], ("report", *purpose, *way)
-    watch = task.run.watch(*whole)
-    return task.run.once(whole, report_rewards, network, config, task.seeds, episodes, *purpose, watch=watch)
+    return task.run.once_watched(whole, report_rewards, network, config, task.seeds, episodes, *purpose)
 
 
 def choices(summary):

@@ -588,14 +588,18 @@ class Run:
         """What tells who watches, called with (done, total), how far that which has this purpose is."""
         return partial(self.progress, " ".join(map(str, purpose)))
 
-    def once(self, purpose, function, *arguments, **keywords):
-        """What the function returns. If it was done before the run was resumed, what it returned then."""
+    def once(self, purpose, function, *arguments):
+        """What `function(*arguments)` returns. If it was done before the run was resumed, what it returned then."""
         key = _key(purpose)
         if key not in self.done:
             self.watch(*purpose)()
-            self.done[key] = function(*arguments, **keywords)
+            self.done[key] = function(*arguments)
             self.checkpoint()
         return self.done[key]
+
+    def once_watched(self, purpose, function, *arguments):
+        """The same for a function that tells how far it is: it gets the purpose's `watch`."""
+        return self.once(purpose, partial(function, watch=self.watch(*purpose)), *arguments)
 
     def include(self, name, part):
         """Makes checkpoints hold a part's `content()`. Returns whether the run was resumed and the part restored."""
