@@ -253,6 +253,7 @@ def iterative_pruning_policy_distillation(student, state, task, step):
         if recovery.after_iteration(np.mean(means) < goal["lower_bound"], nonzero / weights):
             break
         first_number, means = 0, []
+    player.close()
     return best and student.plain(best.played, best.masks).get_weights()
 
 

@@ -303,6 +303,8 @@ def fit_supervised(student, task, step, attempt=1, start=None):
         best = best._replace(met=best.met or met)
         if matched or (met and settings["until"] == "objective"):
             break
+    player.close()
+    games.close()
     return best._replace(epochs=epoch)
 
 
@@ -549,6 +551,11 @@ class StudentGames:
         seed = self._seed(epoch) if begun else self._seed()
         self.player.play(seed, on_step, state.played, state.masks, go_on=begun)
         replay.add_visited(visited.states().copy())
+
+    def close(self):
+        """Frees the environments."""
+        if self.steps:
+            self.player.close()
 
     def content(self):
         """What `restore` needs, for a checkpoint: all actions so far, which are then taken again."""

@@ -181,6 +181,7 @@ class Player:
         if not go_on:
             self._start(seed)
         self._loop(tf.constant(self.observations), tf.constant(seed), *arguments)
+        self._on_step = None  # and with it what it holds
         if self._error is not None:
             raise self._error
 

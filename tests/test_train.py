@@ -30,7 +30,7 @@ from train import (
     train_dqn,
     train_student,
 )
-from utils import ReplayMemory, Seeds
+from utils import Player, ReplayMemory, Seeds
 
 WIDTHS = (6, 5, 4)
 
@@ -360,6 +360,9 @@ class Scores:
     def evaluate(self, seed, *arguments, visited):
         return np.array([np.broadcast_to(score, 2) for score in next(self.epochs)], float)
 
+    def close(self):
+        pass
+
 
 @pytest.mark.parametrize(
     ("until", "patience", "confirmed", "epochs", "met", "kept"),
@@ -425,6 +428,24 @@ def test_ipp_returns_the_sparsest_good_network_or_none(config, teacher_task):
     pruned = iterative_pruning_policy_distillation(student, state, always, step=1)
     nonzero = sum(np.count_nonzero(kernel) for kernel in pruned[::2])
     assert nonzero == min(row["nonzero"] for row in rows_of(task.run)[before:]) < sum(student.layer_sizes())
+
+
+def test_pruning_and_distilling_free_their_environments(config, teacher_task, monkeypatch):
+    players, closed, start = [], [], Player.__init__
+
+    def made(player, *arguments, **options):
+        start(player, *arguments, **options)
+        players.append(player)
+
+    monkeypatch.setattr(Player, "__init__", made)
+    monkeypatch.setattr(Player, "close", lambda player: closed.append(player))
+    task, agent = teacher_task(config | {"replay": config["replay"] | {"student_steps": 5}})
+    task = task._replace(replay=filled(task))
+    student = StudentCartPole(config["model"], WIDTHS)
+    iterative_pruning_policy_distillation(student, initial_state(*student.copy(agent.network)), task, step=1)
+    fit_supervised(StudentCartPole(config["model"], (2, 2, 2)), task, step=1)
+    assert len(players) == len(closed) >= 4 and set(players) == set(closed)
+    assert all(player._on_step is None for player in players)
 
 
 def test_a_student_whose_weights_are_averaged_while_it_is_pruned_is_the_average(config, teacher_task):
@@ -542,6 +563,9 @@ class RandomScores:
         if visited:
             visited(np.random.default_rng(seed).normal(size=(20, 4)).astype(np.float32))
         return np.random.default_rng(seed).normal(10, 4, self.shape)
+
+    def close(self):
+        pass
 
 
 def interrupted_everywhere(phase, task, new_run):
