@@ -29,9 +29,9 @@ def main():
             policies = [untrained("pong", widths) for widths in PONG_SIZES]
             short = {"max_episode_steps": 200}  # so that it does not matter how well they play
             atari = bench_evaluation("pong", 64, vectorised_limit, policies, arguments.seconds, short)
-        show("CartPole, distillation, batch 128: updates a second (limit: the matrix products alone)", updates)
+        show(f"CartPole, distillation, {batch('cartpole')}: updates a second (limit: the matrix products alone)", updates)
         show("CartPole, greedy evaluation: steps a second (limit: the environment with random actions)", cartpole)
-        show("Pong, distillation, batch 256: updates a second (limit: the convolutions and products alone)", pong)
+        show(f"Pong, distillation, {batch('pong')}: updates a second (limit: the convolutions and products alone)", pong)
         show("LunarLander, sampled evaluation: steps a second (limit: the simulator alone, on all cores)", lunarlander)
         show("Pong, greedy evaluation, 64 copies: steps a second (limit: the environment with random actions)", atari)
 
@@ -42,6 +42,10 @@ def show(title, rows):
     from utils import log, table
 
     log(table([[text if isinstance(text, str) else f"{text:,.0f}" for text in row] for row in rows], title))
+
+
+def batch(name):
+    return f"batch {configuration(name)['prune']['batch_size']}"
 
 
 def per_second(work, seconds):
