@@ -246,8 +246,9 @@ SETTINGS = {
     "pops": {
         "steps": (integer(1, 1000), "PoPS steps (prune, shrink, distill) at most"),
         "sizes": (
-            one_of("live_units", "budgets"),
-            "widths when shrinking: the live units scaled to the nonzero budget, or each layer's budget alone (paper)",
+            one_of("live_units", "trimmed_units", "budgets"),
+            "widths when shrinking, within the nonzero budget: the live units scaled by one factor, the live units less "
+            "those that cost most weights, or each layer's budget alone (paper)",
         ),
         "min_change": (number(0, 100), "points of percent of the original size; a smaller change ends PoPS"),
         "retries": (integer(0, 100), "sizes tried when a shrunk student fails, each between it and the last that worked"),

@@ -311,7 +311,7 @@ def strongest_units(connections, widths):
     return chosen
 
 
-def _calculate_sizes_according_to_redundancy(redundancy, original_sizes, widths, count, live_units=None):
+def _calculate_sizes_according_to_redundancy(redundancy, original_sizes, widths, count, live_units, rule):
     """Widths of a smaller dense student, from the redundancy of a pruned one (paper, section IV-B).
 
     For every redundancy in [0, 1) the widths are integers from 1 to the pruned student's; the total number of weights is
@@ -323,8 +323,9 @@ def _calculate_sizes_according_to_redundancy(redundancy, original_sizes, widths,
         original_sizes: N_l, what `redundancy` refers to.
         widths: units of each hidden layer of the pruned student.
         count: widths -> number of weights of each layer of such a network.
-        live_units: units of each hidden layer that are still alive: the shape that is scaled down to the budget. Without
-            it the widths follow from each layer's budget alone, as in the paper.
+        live_units: units of each hidden layer that are still alive.
+        rule: "budgets" for widths that follow from each layer's budget alone, as in the paper; else how the live units
+            become fewer until all layers together are within the budget, "live_units" or "trimmed_units".
 
     Returns:
         Units of each hidden layer, a tuple.
@@ -332,21 +333,34 @@ def _calculate_sizes_according_to_redundancy(redundancy, original_sizes, widths,
     sizes = np.array(count(widths), float)
     # A budget is never more than the present layer, and all together are at least one weight below the present network.
     budgets = np.minimum((1 - np.asarray(redundancy, float)) * original_sizes, sizes * (1 - 1 / sizes.sum()))
-    if live_units is None:
+    if rule == "budgets":
         return _widths_from_budgets(budgets, widths, count)
-    return _widths_from_shape(budgets.sum(), live_units, count)
+    fewer = _scaled(live_units) if rule == "live_units" else _trimmed(live_units, count)
+    smallest = tuple(1 for _ in widths)
+    return next((units for units in fewer if sum(count(units)) <= budgets.sum()), smallest)
 
 
-def _widths_from_shape(budget, shape, count):
-    """The largest network within the budget whose widths are `shape` times one factor, rounded down, at least 1."""
-    best = tuple(1 for _ in shape)
-    factors = {Fraction(units, full) for full in shape for units in range(1, full + 1)}
-    for factor in sorted(factors):
-        widths = tuple(max(1, math.floor(factor * full)) for full in shape)
-        if sum(count(widths)) > budget:
-            break
-        best = widths
-    return best
+def _scaled(units):
+    """`units` times one factor, rounded down, at least 1, for every factor from 1 down that makes a difference."""
+    factors = {Fraction(part, full) for full in units for part in range(1, full + 1)}
+    for factor in sorted(factors, reverse=True):
+        yield tuple(max(1, math.floor(factor * full)) for full in units)
+
+
+def _trimmed(units, count):
+    """`units`, and then always one unit fewer: the one that frees most weights for its share of its layer's units.
+
+    Shares are taken in the logarithm, so that of all widths with about as many weights those of the largest product
+    remain. Convolutions give away less than the layers with most weights, those after the flattening.
+    """
+    units = tuple(max(1, layer) for layer in units)
+    while True:
+        yield units
+        fewer = [(*units[:i], layer - 1, *units[i + 1 :]) for i, layer in enumerate(units) if layer > 1]
+        if not fewer:
+            return
+        weights = sum(count(units))
+        units = max(fewer, key=lambda new: (weights - sum(count(new))) / math.log(math.prod(units) / math.prod(new)))
 
 
 def _widths_from_budgets(budgets, widths, count):
@@ -465,7 +479,8 @@ def pops(teacher, config, seeds, run):
             original_sizes,
             widths,
             student.layer_sizes,
-            live_units if config["pops"]["sizes"] == "live_units" else None,
+            live_units,
+            config["pops"]["sizes"],
         )
         # A fresh student needs no ReLU there, and learns better with ReLU than with tanh.
         settings = settings | {"output_activation": "linear", "hidden_activation": "relu"}

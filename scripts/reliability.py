@@ -339,7 +339,7 @@ def random_small_settings(generator, environment):
         "distill.batch_size": generator.randint(1, 64),
         "distill.learning_rate": generator.choice([1e-12, 1e-3, 1]),
         "pops.steps": generator.randint(1, 2),
-        "pops.sizes": generator.choice(["live_units", "budgets"]),
+        "pops.sizes": generator.choice(["live_units", "trimmed_units", "budgets"]),
         "pops.min_change": generator.choice([0, 1, 100]),
         "pops.retries": generator.randint(0, 2),
         "checkpoint.seconds": generator.choice([0, 1, 30]),

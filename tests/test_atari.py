@@ -13,8 +13,8 @@ from conftest import command, rows_of
 
 from configs import ConfigurationError, configuration
 from environments import AtariEnvironments, check_spaces, is_registered, make_environments, spaces
-from model import DQNPacman, DQNPong, StudentPong, count_weights, read_network, save_network
-from prune import PruningSchedule, alive, strongest_units
+from model import DQNPacman, DQNPong, StudentPacman, StudentPong, count_weights, read_network, save_network
+from prune import PruningSchedule, _calculate_sizes_according_to_redundancy, alive, strongest_units
 from train import StateMemory, initial_state, train_dqn, train_student
 from utils import Seeds
 
@@ -179,6 +179,18 @@ def test_live_units_are_followed_through_convolutions_and_flattening(generator):
     weights[6][(3 * 7 + 5) * 5 + 3, 2] = 1
     agent.network.set_weights(weights)
     assert [units.sum() for units in alive(agent.connections(agent.network))] == [0, 0, 0, 0]
+
+
+def test_trimmed_units_keep_channels_and_give_away_what_follows_the_flattening():
+    student, live = StudentPacman(configuration("pacman")["model"], (17, 34, 34, 213)), [8, 16, 16, 99]
+    present = student.layer_sizes()
+    redundancy = np.full(5, 1 - 17_040 / sum(present))
+    sizes = [
+        _calculate_sizes_according_to_redundancy(redundancy, present, student.widths, student.layer_sizes, live, rule)
+        for rule in ("live_units", "trimmed_units")
+    ]
+    assert sizes == [(3, 7, 7, 44), (8, 16, 7, 33)]
+    assert all(sum(student.layer_sizes(widths)) <= 17_040 for widths in sizes)
 
 
 def test_without_its_dead_units_a_network_does_the_same(generator):

@@ -1,5 +1,6 @@
 """Schedule, masks, redundancy and sizes: the rules of IPP and shrinking, against the paper's formulas and by properties."""
 
+import itertools
 import math
 
 import numpy as np
@@ -203,28 +204,29 @@ REDUNDANCY = st.floats(0, 1, exclude_max=True, allow_subnormal=False)
 
 @st.composite
 def pruned_models(draw):
-    """Widths, live units, N_l (of a network at least as large) and two redundancy vectors, the second nowhere smaller."""
+    """Widths, live units, a rule, N_l (of a network at least as large), two redundancies, the second nowhere smaller."""
     widths = draw(WIDTHS)
     live = [draw(st.integers(0, width)) for width in widths]
     growth = draw(st.sampled_from([1, 1, 3]))
     sizes = count([width * growth for width in widths])
     less = [draw(REDUNDANCY) for _ in sizes]
     more = [max(r, draw(REDUNDANCY)) for r in less]
-    return widths, draw(st.sampled_from([None, live])), sizes, less, more
+    rule = draw(st.sampled_from(["live_units", "trimmed_units", "budgets"]))
+    return widths, live, rule, sizes, less, more
 
 
 @settings(deadline=None, max_examples=500)
 @given(pruned_models())
 def test_sizes_from_redundancy_always_work(model):
-    widths, live, sizes, less, more = model
-    result = _calculate_sizes_according_to_redundancy(less, sizes, widths, count, live)
-    assert result == _calculate_sizes_according_to_redundancy(less, sizes, widths, count, live)
+    widths, live, rule, sizes, less, more = model
+    result = _calculate_sizes_according_to_redundancy(less, sizes, widths, count, live, rule)
+    assert result == _calculate_sizes_according_to_redundancy(less, sizes, widths, count, live, rule)
     assert len(result) == len(widths)
     assert all(isinstance(new, int) and 1 <= new <= old for new, old in zip(result, widths, strict=True))
     smallest, present, new = (sum(count(w)) for w in ([1] * len(widths), widths, result))
     budget = float(np.dot(1 - np.array(less), sizes))
     assert new == smallest or (new < present and new <= budget + 1e-6)
-    redundant = _calculate_sizes_according_to_redundancy(more, sizes, widths, count, live)
+    redundant = _calculate_sizes_according_to_redundancy(more, sizes, widths, count, live, rule)
     assert sum(count(redundant)) <= new
 
 
@@ -232,14 +234,26 @@ def test_sizes_scale_the_live_shape_to_the_budget():
     sizes = count((256, 256, 128))
     budget = 1500
     redundancy = 1 - np.array([budget / sum(sizes)] * 4)
-    result = _calculate_sizes_according_to_redundancy(redundancy, sizes, (256, 256, 128), count, [40, 60, 20])
+    live = [40, 60, 20]
+    result = _calculate_sizes_according_to_redundancy(redundancy, sizes, (256, 256, 128), count, live, "live_units")
     family = {tuple(max(1, factor * full // 120) for full in (40, 60, 20)) for factor in range(1, 121)}
     assert result == max((w for w in family if sum(count(w)) <= budget), key=lambda w: sum(count(w)))
 
 
+@pytest.mark.parametrize("budget", [100, 300, 1000, 3000])
+def test_trimmed_units_are_nearly_the_widest_network_within_the_budget(budget):
+    live, sizes = [40, 15, 20], count((256, 256, 128))
+    redundancy = 1 - np.array([budget / sum(sizes)] * 4)
+    result = _calculate_sizes_according_to_redundancy(redundancy, sizes, (256, 256, 128), count, live, "trimmed_units")
+    everything = itertools.product(*(range(1, units + 1) for units in live))
+    widest = max(math.prod(widths) for widths in everything if sum(count(widths)) <= budget)
+    assert all(new <= units for new, units in zip(result, live, strict=True))
+    assert sum(count(result)) <= budget and math.prod(result) >= 0.9 * widest
+
+
 def test_sizes_from_budgets_keep_each_layer_to_its_own():
     sizes = count((256, 256, 128))
-    result = _calculate_sizes_according_to_redundancy([0.95] * 4, sizes, (256, 256, 128), count)
+    result = _calculate_sizes_according_to_redundancy([0.95] * 4, sizes, (256, 256, 128), count, [9, 9, 9], "budgets")
     assert result == (12, 51, 6)
     assert all(new <= 0.05 * old for new, old in zip(count(result), sizes, strict=True))
 
