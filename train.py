@@ -753,6 +753,7 @@ def train_dqn(agent, config, seeds, run):
         run.progress("training the teacher", steps, settings["steps"])
         run.checkpoint(content, "teacher")
     environments.close()
+    player.close()
 
 
 def generalised_advantages(values, rewards, terminated, ended, discount, decay):
@@ -918,6 +919,8 @@ def train_actor_critic(actor, critic, config, seeds, run):
                 break
         run.progress("training the teacher", steps, settings["steps"])
         run.checkpoint(content, "teacher")
+    player.close()
+    evaluator.close()
 
 
 TRAINERS = {"dqn": train_dqn, "actor_critic": train_actor_critic}

@@ -430,22 +430,29 @@ def test_ipp_returns_the_sparsest_good_network_or_none(config, teacher_task):
     assert nonzero == min(row["nonzero"] for row in rows_of(task.run)[before:]) < sum(student.layer_sizes())
 
 
-def test_pruning_and_distilling_free_their_environments(config, teacher_task, monkeypatch):
-    players, closed, start = [], [], Player.__init__
+@pytest.fixture
+def players(monkeypatch):
+    """Two lists of the players, those that were made and those that were closed."""
+    made, closed, start = [], [], Player.__init__
 
-    def made(player, *arguments, **options):
+    def make(player, *arguments, **options):
         start(player, *arguments, **options)
-        players.append(player)
+        made.append(player)
 
-    monkeypatch.setattr(Player, "__init__", made)
+    monkeypatch.setattr(Player, "__init__", make)
     monkeypatch.setattr(Player, "close", lambda player: closed.append(player))
+    return made, closed
+
+
+def test_pruning_and_distilling_free_their_environments(config, teacher_task, players):
     task, agent = teacher_task(config | {"replay": config["replay"] | {"student_steps": 5}})
     task = task._replace(replay=filled(task))
     student = StudentCartPole(config["model"], WIDTHS)
     iterative_pruning_policy_distillation(student, initial_state(*student.copy(agent.network)), task, step=1)
     fit_supervised(StudentCartPole(config["model"], (2, 2, 2)), task, step=1)
-    assert len(players) == len(closed) >= 4 and set(players) == set(closed)
-    assert all(player._on_step is None for player in players)
+    made, closed = players
+    assert len(made) == len(closed) >= 4 and set(made) == set(closed)
+    assert all(player._on_step is None for player in made)
 
 
 def test_a_student_whose_weights_are_averaged_while_it_is_pruned_is_the_average(config, teacher_task):
@@ -491,6 +498,17 @@ def test_teacher_training_is_reproducible_and_learns(config, new_run):
         histories.append([(row["loss"], row["reward_mean"], row["reward_stderr"]) for row in rows_of(run)])
     assert histories[0] == histories[1] != histories[2]
     assert max(reward for _, reward, _ in histories[0]) > 12  # a policy without training scores 9 to 10
+
+
+def test_training_a_teacher_frees_its_environments(config, new_run, players):
+    short = {"steps": 60, "learning_starts": 30, "steps_per_update": 3, "evaluate_every": 9, "episodes": 2}
+    config = config | {"teacher": config["teacher"] | short | {"environments": 3}}
+    train_dqn(CartPoleDQN(config["model"]), config, Seeds(0), new_run(config))
+    config = configuration("lunarlander", assignments=TINY_ACTOR_CRITIC)
+    agents = ActorLunarLander(config["model"]), CriticLunarLander(config["model"])
+    train_actor_critic(*agents, config, Seeds(0), new_run(config))
+    made, closed = players
+    assert len(made) == 3 and set(made) == set(closed)
 
 
 def test_actor_critic_training_is_reproducible_and_learns(new_run):
