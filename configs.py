@@ -665,12 +665,13 @@ PACMAN_FAST = PONG_FAST | {
     "distill": PONG_FAST["distill"]
     | {
         "epochs": 30,
+        "updates": 1_000,
         "evaluate_every": 3,
         "episodes": 30,
         "confirm_episodes": 100,
-        "confirm_confidence": 0,
         "learning_rate": [[1, linear(1e-3, 1e-4, 30)], [0, linear(2e-3, 1e-4, 30)]],
     },
+    "pops": PONG_FAST["pops"] | {"sizes": "trimmed_units"},
 }
 
 # Any other environment of Gymnasium with a flat observation. Groups `environment` and `model` come from the environment and
