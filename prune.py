@@ -348,19 +348,21 @@ def _scaled(units):
 
 
 def _trimmed(units, count):
-    """`units`, and then always one unit fewer: the one that frees most weights for its share of its layer's units.
+    """`units`, and then always one unit fewer, the one that frees most weights for its share of its layer's units.
 
-    Shares are taken in the logarithm, so that of all widths with about as many weights those of the largest product
-    remain. Convolutions give away less than the layers with most weights, those after the flattening.
+    Shares are taken in the logarithm: so of all widths with about as many weights those of the largest product are left,
+    and the layers with most weights, as after a flattening, become narrow first.
     """
     units = tuple(max(1, layer) for layer in units)
-    while True:
+    while max(units) > 1:
         yield units
-        fewer = [(*units[:i], layer - 1, *units[i + 1 :]) for i, layer in enumerate(units) if layer > 1]
-        if not fewer:
-            return
         weights = sum(count(units))
-        units = max(fewer, key=lambda new: (weights - sum(count(new))) / math.log(math.prod(units) / math.prod(new)))
+        shares = {
+            (*units[:i], layer - 1, *units[i + 1 :]): math.log(layer / (layer - 1))
+            for i, layer in enumerate(units)
+            if layer > 1
+        }
+        units = max(shares, key=lambda fewer: (weights - sum(count(fewer))) / shares[fewer])
 
 
 def _widths_from_budgets(budgets, widths, count):
