@@ -567,18 +567,20 @@ PONG_FAST = {
     },
     "teacher": {
         "environments": 16,
-        "steps": 320_000,
-        "learning_starts": 8_000,
+        "steps": 1_280_000,
+        "steps_per_update": 16,
+        "learning_starts": 32_000,
         "batch_size": 32,
         "double_q": True,
         "epsilon_last": 0.01,
-        "epsilon_steps": 60_000,
+        "epsilon_steps": 240_000,
         "learning_rate_first": 2.5e-4,
         "learning_rate_last": 1e-5,
         "target_sync": 500,
         "adam_epsilon": 1e-5,
         "terminal": "point",
-        "evaluate_every": 40_000,
+        "restart_every": 800_000,
+        "evaluate_every": 80_000,
         "episodes": 16,
         "stop_above": 20.2,
     },
@@ -626,7 +628,7 @@ PONG_FAST = {
         "optimizer": "adam",
         "learning_rate": [[1, linear(1e-3, 1e-4, 20)], [0, linear(2e-3, 1e-4, 20)]],
     },
-    "pops": {"sizes": "live_units", "min_change": 0.05, "retries": 3},
+    "pops": {"steps": 4, "sizes": "live_units", "min_change": 0.05, "retries": 3},
 }
 
 # The published code has no settings for MsPacman. Those of Pong serve, but for the game's own.
@@ -643,9 +645,12 @@ PACMAN_FAST = PONG_FAST | {
     "teacher": PONG_FAST["teacher"]
     | {
         "steps": 360_000,
+        "steps_per_update": 4,
+        "learning_starts": 8_000,
         "epsilon_steps": 100_000,
         "learning_rate_first": 2e-4,
         "terminal": "life",
+        "restart_every": 200_000,
         "evaluate_every": 40_000,
         "episodes": 32,
         "stop_above": 20_000,
@@ -671,7 +676,7 @@ PACMAN_FAST = PONG_FAST | {
         "confirm_episodes": 100,
         "learning_rate": [[1, linear(1e-3, 1e-4, 30)], [0, linear(2e-3, 1e-4, 30)]],
     },
-    "pops": PONG_FAST["pops"] | {"sizes": "trimmed_units"},
+    "pops": PONG_FAST["pops"] | {"steps": 20, "sizes": "trimmed_units"},
 }
 
 # Any other environment of Gymnasium with a flat observation. Groups `environment` and `model` come from the environment and
