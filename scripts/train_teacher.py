@@ -16,10 +16,15 @@ def main():
         common.check_tensorboard(arguments)
         config = configuration(arguments.environment, arguments.profile, arguments.set)
         common.import_tensorflow()
+        import tensorflow as tf
+
         from environments import check_spaces
         from model import AGENTS
         from utils import Run, Seeds
 
+        if config["teacher"]["algorithm"] == "dqn":
+            # One thread an operation: the result is the same on any number of cores, over which operations still spread.
+            tf.config.threading.set_intra_op_parallelism_threads(1)
         check_spaces(config)
         environment, seed = arguments.environment, arguments.seed
         run = Run(

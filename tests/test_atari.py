@@ -1,6 +1,7 @@
 """Atari games: the environment as the paper plays it, convolutional networks, and training that goes on where it was."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ import tensorflow as tf
 from conftest import command, rows_of
 
 from configs import ConfigurationError, configuration
-from environments import AtariEnvironments, check_spaces, is_registered, make_environments, spaces
+from environments import AtariEnvironments, check_spaces, cores, is_registered, make_environments, spaces
 from model import DQNPacman, DQNPong, StudentPacman, StudentPong, count_weights, read_network, save_network
 from prune import PruningSchedule, _calculate_sizes_according_to_redundancy, alive, strongest_units
 from train import StateMemory, initial_state, train_dqn, train_student
@@ -268,6 +269,25 @@ def test_training_goes_on_to_the_bit_where_the_memory_has_to_be_built_anew(new_r
         assert rows == expected[1]
         for one, other in zip(weights, expected[0], strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity") or cores() < 2, reason="needs two cores, and Linux")
+def test_a_teacher_does_not_depend_on_the_number_of_cores(tmp_path):
+    allowed = os.sched_getaffinity(0)
+    # Smaller products are not divided among cores, and writing checkpoints of the full size at every step takes minutes.
+    small = ("model.widths", "teacher.batch_size", "checkpoint.seconds")
+    full_size = [f"--set={s}" for s in TINY_TEACHER if not s.startswith(small)]
+
+    def train(name, used):
+        os.sched_setaffinity(0, used)
+        try:
+            result = command("train_teacher.py", "pong", *full_size, "--out", tmp_path / name)
+        finally:
+            os.sched_setaffinity(0, allowed)
+        assert result.returncode == 0, result.stderr
+        return (tmp_path / name / "teacher.keras").read_bytes()
+
+    assert train("one", {min(allowed)}) == train("all", allowed)
 
 
 # A teacher that has learnt nothing; whoever plays scores about as little within 40 steps.
