@@ -2,7 +2,7 @@
 
 An environment has two profiles. `paper` holds the settings of the paper (section V) as published, but for LunarLander's
 teacher, which learns in another way. `fast` is `paper` with changes that reach a smaller student in minutes on two CPU
-cores; the README says what each is for.
+cores; docs/cartpole.md says what each is for.
 
 This module imports nothing heavy, so that a wrong setting is reported at once.
 """
@@ -10,112 +10,10 @@ This module imports nothing heavy, so that a wrong setting is reported at once.
 import copy
 import difflib
 import json
-import math
 
-
-class ConfigurationError(ValueError):
-    """A setting, argument or input file is wrong. The message is one line: what is wrong, where, what would be right."""
-
-
-class RunFailed(Exception):
-    """A run cannot go on. The message is one line."""
-
-
-# Rules. Each says in words what it accepts, and tells whether a value fits.
-
-
-class Rule:
-    def __init__(self, accepts, fits):
-        self.accepts, self.fits = accepts, fits
-
-
-def _is_integer(value):
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value):
-    return (_is_integer(value) or isinstance(value, float)) and abs(value) < math.inf and abs(value) <= 1e300
-
-
-def integer(low, high=10**9):
-    return Rule(f"an integer from {low} to {high}", lambda v: _is_integer(v) and low <= v <= high)
-
-
-def number(low, high=1e9):
-    return Rule(f"a number from {low:g} to {high:g}", lambda v: _is_number(v) and low <= v <= high)
-
-
-def positive(high=1e9):
-    return Rule(f"a number above 0, up to {high:g}", lambda v: _is_number(v) and 0 < v <= high)
-
-
-def one_of(*names):
-    return Rule("one of " + ", ".join(names), lambda v: isinstance(v, str) and v in names)
-
-
-NONE_OR_SEVERAL = Rule("0, or an integer from 2", lambda v: _is_integer(v) and (v == 0 or 2 <= v <= 10**9))
-TEXT = Rule("a name", lambda v: isinstance(v, str) and v != "" and v.isprintable())
-REWARD = Rule("a number", _is_number)
-REWARD_OR_NONE = Rule("a number, or null", lambda v: v is None or _is_number(v))
-FLAG = Rule("true or false", lambda v: isinstance(v, bool))
-SPARSITY = Rule("a number from 0 up to, not including, 1", lambda v: _is_number(v) and 0 <= v < 1)
-WIDTHS = Rule(
-    "a list of integers from 1 to 100000",
-    lambda v: isinstance(v, list) and 0 < len(v) <= 100 and all(_is_integer(w) and 1 <= w <= 100_000 for w in v),
-)
-
-INDICES = Rule(
-    "a list of different integers from 0 to 999",
-    lambda v: isinstance(v, list) and all(_is_integer(i) and 0 <= i < 1000 for i in v) and len(set(v)) == len(v),
-)
-
-
-def _is_bounds(value):
-    """[[least, ...], [greatest, ...]]"""
-    return (
-        isinstance(value, list)
-        and len(value) == 2
-        and all(isinstance(side, list) and side and all(map(_is_number, side)) for side in value)
-        and len(value[0]) == len(value[1])
-        and all(low < high for low, high in zip(*value, strict=True))
-    )
-
-
-BOUNDS = Rule(
-    "[], or two lists of numbers of one length, the second one above the first",
-    lambda v: v == [] or _is_bounds(v),
-)
-
-VARIATIONS = Rule(
-    'a list of "greedy", "sticky", both or neither',
-    lambda v: v in ([], ["greedy"], ["sticky"], ["greedy", "sticky"]),
-)
-
-
-def _is_rates(rates):
-    """[[last_epoch, rate], ..., [null, rate]]: a learning rate that is constant by pieces."""
-    if not (isinstance(rates, list) and rates and all(isinstance(row, list) and len(row) == 2 for row in rates)):
-        return False
-    ends = [row[0] for row in rates]
-    return (
-        all(_is_number(row[1]) and 0 < row[1] <= 1 for row in rates)
-        and ends[-1] is None
-        and all(_is_integer(end) and end >= 1 for end in ends[:-1])
-        and ends[:-1] == sorted(set(ends[:-1]))
-    )
-
-
-def _is_size_table(table, fits):
-    """[[above_percent, entry], ..., [0, entry]]: entries, each of which fits, by size of the student."""
-    if not (isinstance(table, list) and table and all(isinstance(row, list) and len(row) == 2 for row in table)):
-        return False
-    bounds = [row[0] for row in table]
-    return (
-        all(_is_number(bound) and 0 <= bound <= 100 for bound in bounds)
-        and bounds == sorted(set(bounds), reverse=True)
-        and bounds[-1] == 0
-        and all(fits(row[1]) for row in table)
-    )
+from pops.support.errors import ConfigurationError
+from pops.support.rules import REWARD, conditions, is_number
+from pops.support.settings import SETTINGS, TEACHER, TEACHERS
 
 
 def by_size(setting, percent):
@@ -123,21 +21,6 @@ def by_size(setting, percent):
     if not isinstance(setting, list):
         return setting
     return next(entry for above, entry in setting if percent > above)
-
-
-def _is_rate_table(table):
-    return 0 < table <= 1 if _is_number(table) else _is_size_table(table, _is_rates)
-
-
-MEMBERS = Rule(
-    "an integer from 1 to 256, or a table [[above_percent, integer], ..., [0, integer]]",
-    lambda v: integer(1, 256).fits(v) or _is_size_table(v, integer(1, 256).fits),
-)
-
-RATE_TABLE = Rule(
-    "a number above 0, up to 1, or a table [[above_percent, [[last_epoch, rate], ..., [null, rate]]], ..., [0, ...]]",
-    _is_rate_table,
-)
 
 
 def linear(first, last, epochs):
@@ -150,157 +33,9 @@ def linear(first, last, epochs):
 def learning_rate(table, percent, epoch):
     """The learning rate for a student of `percent` % of the original weights in its `epoch`-th epoch (from 1)."""
     rates = by_size(table, percent)
-    if _is_number(rates):
+    if is_number(rates):
         return float(rates)
     return float(next(rate for last_epoch, rate in rates if last_epoch is None or epoch <= last_epoch))
-
-
-# What there is to set: group, key, rule, what it means. The paper's symbol stands in brackets.
-SETTINGS = {
-    "environment": {
-        "id": (TEXT, "Gymnasium's name of the environment"),
-        "max_episode_steps": (integer(1, 10**6), "steps after which an episode is cut off"),
-        "actions": (INDICES, "the environment's actions that the policy chooses from; [] for all (Atari games only)"),
-        "sticky": (number(0, 0.99), "probability that the last action is repeated instead (Atari games only)"),
-    },
-    "model": {
-        "observation_shape": (WIDTHS, "shape of one observation"),
-        "actions": (integer(1, 1000), "number of discrete actions; with bounds, of numbers in one action"),
-        "bounds": (BOUNDS, "least and greatest values of the numbers in an action; [] for discrete actions"),
-        "widths": (WIDTHS, "units of each hidden layer of the teacher"),
-        "hidden_activation": (one_of("relu", "tanh"), "of the teacher; students that are shrunk have relu"),
-        "output_activation": (one_of("linear", "relu"), "linear; relu is what the paper's published CartPole teacher has"),
-    },
-    "evaluation": {
-        "objective": (
-            REWARD_OR_NONE,
-            "mean reward above which a student is good; null: the teacher's less one standard error",
-        ),
-        "lower_bound": (
-            REWARD_OR_NONE,
-            "mean reward below which pruning has gone too far; null: three quarters of the way from random play up",
-        ),
-        "acting": (one_of("greedy", "sample"), "greedy: the largest output; sample: from the softmax of the outputs"),
-        "epsilon": (number(0, 1), "share of random actions in evaluations"),
-        "also": (VARIATIONS, "other ways to play that are reported too: greedy; sticky (Atari games only)"),
-        "choose_episodes": (integer(2), "episodes that decide whether a student matches the teacher"),
-        "report_episodes": (integer(2), "fresh episodes behind every reported reward"),
-    },
-    "replay": {
-        "capacity": (integer(1), "states, or transitions, that the replay memory holds"),
-        "observe": (integer(1), "steps that the teacher plays to fill it (the paper's `observe`)"),
-        "environments": (integer(1, 4096), "environments that the teacher plays side by side"),
-        "refill": (FLAG, "fill it again before every iteration and epoch (paper), or once for the whole run"),
-        "epsilon": (number(0, 1), "share of random actions while the teacher fills it"),
-        "student_states": (integer(0), "states that students visit in an evaluation, and that join it (DAgger)"),
-        "student_steps": (integer(0), "steps that students go on with games of theirs after each epoch, for the same"),
-        "student_epsilon": (number(0, 1), "share of random actions in these games"),
-        "least_spread": (
-            number(0),
-            "states are drawn in proportion to how far the teacher's outputs lie apart, at least this; 0: all alike",
-        ),
-    },
-    "prune": {
-        "iterations": (integer(1), "IPP iterations at most (n)"),
-        "updates": (integer(1), "minibatch updates in an iteration"),
-        "evaluate_every": (integer(1), "updates between evaluations"),
-        "episodes": (integer(2), "episodes in an evaluation"),
-        "confidence": (number(0, 10), "standard errors by which their mean must lie above the objective"),
-        "batch_size": (integer(1, 65536), "states in a minibatch"),
-        "tau": (positive(1000), "temperature of the teacher's softmax (τ)"),
-        "divide_outputs": (FLAG, "divide the first student's outputs by τ, so that it starts with the teacher's softmax"),
-        "averaging": (number(0, 0.999999), "decay of the running mean of the weights, which is the student; 0: none"),
-        "optimizer": (one_of("rmsprop", "adam"), "how gradients become updates"),
-        "learning_rate": (RATE_TABLE, "by size of the student in percent and by iteration"),
-        "initial_sparsity": (SPARSITY, "s_0"),
-        "final_sparsity": (SPARSITY, "s_f"),
-        "begin": (integer(0), "student update at which sparsity starts to grow (t_0)"),
-        "end": (integer(1), "student update at which it reaches s_f (t_1)"),
-        "frequency": (integer(1), "updates between mask updates (pruning_freq)"),
-        "recovery": (
-            one_of("freeze", "rollback"),
-            "below the lower bound: freeze the sparsity (paper), or go back to the last good state and prune more slowly",
-        ),
-        "patience": (integer(1), "evaluations or iterations in a row after which a rule of IPP acts"),
-        "rollbacks": (integer(0), "rollbacks after which IPP ends"),
-    },
-    "distill": {
-        "members": (MEMBERS, "initialisations trained side by side, by size of the student; the best one is kept"),
-        "hidden_bias": (number(-10, 10), "value that hidden biases start from"),
-        "warm_start": (FLAG, "the first initialisation has the weights of the pruned network's strongest units"),
-        "epochs": (integer(1), "epochs at most (n)"),
-        "updates": (integer(1), "minibatch updates in an epoch"),
-        "evaluate_every": (integer(1), "epochs between evaluations"),
-        "episodes": (integer(2), "episodes in an evaluation, for each member"),
-        "confidence": (number(0, 10), "standard errors by which their mean must lie above the objective"),
-        "confirm_episodes": (NONE_OR_SEVERAL, "further episodes on which the chosen member must meet the objective again"),
-        "confirm_confidence": (number(0, 10), "standard errors by which their mean must lie above the objective"),
-        "patience": (integer(1), "evaluations in a row above the objective after which it counts as met"),
-        "until": (one_of("objective", "teacher"), "ends when the objective is met, or when the teacher is matched too"),
-        "batch_size": (integer(1, 65536), "states in a minibatch"),
-        "tau": (positive(1000), "temperature of the teacher's softmax (τ)"),
-        "averaging": (number(0, 0.999999), "decay of the running mean of the weights, which is the student; 0: none"),
-        "optimizer": (one_of("rmsprop", "adam"), "how gradients become updates"),
-        "learning_rate": (RATE_TABLE, "by size of the student in percent and by epoch"),
-    },
-    "pops": {
-        "steps": (integer(1, 1000), "PoPS steps (prune, shrink, distill) at most"),
-        "sizes": (
-            one_of("live_units", "trimmed_units", "budgets"),
-            "widths when shrinking, within the nonzero budget: the live units scaled by one factor, the live units less "
-            "those that cost most weights, or each layer's budget alone (paper)",
-        ),
-        "min_change": (number(0, 100), "points of percent of the original size; a smaller change ends PoPS"),
-        "retries": (integer(0, 100), "sizes tried when a shrunk student fails, each between it and the last that worked"),
-    },
-    "checkpoint": {
-        "seconds": (number(0, 60), "least time from one checkpoint to the next; 0: one at every opportunity"),
-    },
-}
-
-# The group `teacher` has these settings, and those of its algorithm.
-TEACHER = {
-    "algorithm": (one_of("dqn", "actor_critic"), "how the teacher learns"),
-    "environments": (integer(1, 4096), "environments that the teacher plays side by side"),
-    "steps": (integer(1), "environment steps after which training ends at the latest"),
-    "batch_size": (integer(1, 65536), "transitions in a minibatch"),
-    "discount": (number(0, 1), "gamma (γ)"),
-    "evaluate_every": (integer(1), "environment steps between evaluations"),
-    "episodes": (integer(2), "episodes in an evaluation"),
-    "stop_above": (REWARD, "mean reward above which training ends"),
-}
-TEACHERS = {
-    "dqn": {
-        "learning_starts": (integer(1), "environment steps before the first update"),
-        "steps_per_update": (integer(1), "environment steps for one update"),
-        "double_q": (FLAG, "choose the next action with the online network, value it with the target network"),
-        "epsilon_first": (number(0, 1), "share of random actions at the start (ε)"),
-        "epsilon_last": (number(0, 1), "share of random actions in the end"),
-        "epsilon_steps": (integer(1), "environment steps over which ε falls"),
-        "learning_rate_first": (positive(1), "Adam's learning rate at the start"),
-        "learning_rate_last": (positive(1), "Adam's learning rate in the end; it falls in a straight line"),
-        "target_sync": (integer(1), "updates between copies into the target network"),
-        "adam_epsilon": (positive(1), "Adam's ε"),
-        "n_steps": (integer(1, 100), "steps of reward before a state's value counts (more than 1: Atari games only)"),
-        "clip_rewards": (FLAG, "learn from the signs of rewards"),
-        "terminal": (one_of("episode", "point", "life"), "what ends a return: the episode, each reward, or each life lost"),
-        "restart_every": (
-            integer(1),
-            "environment steps after which the environments start over, so that resuming is quick",
-        ),
-    },
-    "actor_critic": {
-        "rollout": (integer(2, 100_000), "steps that each environment goes on before the updates that follow"),
-        "restart_every": (integer(1), "rollouts after which the environments start over, so that resuming is quick"),
-        "passes": (integer(1, 100), "how often those updates go through the rollout"),
-        "advantage_decay": (number(0, 1), "lambda (λ) of generalised advantage estimation"),
-        "clip": (positive(1), "how far an update may move the ratio of action probabilities from 1"),
-        "entropy": (number(0, 10), "weight of the entropy bonus at the start; it falls to 0 in a straight line"),
-        "actor_learning_rate": (positive(1), "Adam's learning rate at the start; it falls to 0 in a straight line"),
-        "critic_learning_rate": (positive(1), "the critic's"),
-        "reward_scale": (positive(1000), "factor on the rewards that the critic learns from"),
-    },
-}
 
 
 def _by_epoch(epochs, rates):
@@ -308,6 +43,7 @@ def _by_epoch(epochs, rates):
 
 
 _EPOCHS = (20, 50, 80)
+
 _DISTILLATION_RATES = [
     [40, _by_epoch(_EPOCHS, (1e-5, 5e-6, 2e-6, 1e-6))],
     [10, _by_epoch(_EPOCHS, (1e-4, 5e-5, 2e-5, 1e-5))],
@@ -406,7 +142,7 @@ CARTPOLE = {
     "checkpoint": {"seconds": 30},
 }
 
-# What `fast` changes. The reasons and their measured effect stand in the README's list of departures from the paper.
+# What `fast` changes. The reasons and their measured effect stand in docs/cartpole.md, under departures from the paper.
 CARTPOLE_FAST = {
     "evaluation": {"objective": 195, "lower_bound": 190, "choose_episodes": 1000, "report_episodes": 1000},
     "teacher": {
@@ -452,6 +188,7 @@ CARTPOLE_FAST = {
 }
 
 _LUNARLANDER_EPOCHS = (20, 40, 60)
+
 _RATES_ABOVE_10 = [10, _by_epoch(_LUNARLANDER_EPOCHS, (1e-5, 5e-6, 1e-6, 5e-7))]
 
 LUNARLANDER = {
@@ -558,6 +295,7 @@ PONG = {
     "pops": CARTPOLE["pops"] | {"min_change": 0.5},
     "checkpoint": CARTPOLE["checkpoint"],
 }
+
 PONG_FAST = {
     "evaluation": {
         "epsilon": 0.01,
@@ -638,6 +376,7 @@ PACMAN = PONG | {
     "evaluation": PONG["evaluation"] | {"objective": 2_000, "lower_bound": 1_000, "report_episodes": 50},
     "teacher": PONG["teacher"] | {"terminal": "life", "stop_above": 20_000},
 }
+
 PACMAN_FAST = PONG_FAST | {
     # The objective is 95 % of the shipped teacher's reward; a game's standard deviation is 700. From one evaluation to the
     # next a student's reward moves by hundreds, so many are tried, and only a collapse is below the lower bound.
@@ -686,6 +425,7 @@ ANY = CARTPOLE | {
     "model": CARTPOLE["model"] | {"widths": [64, 64]},
     "evaluation": CARTPOLE["evaluation"] | {"objective": None, "lower_bound": None},
 }
+
 ANY_FAST = {
     "evaluation": {"choose_episodes": 1000, "report_episodes": 1000},
     "replay": LUNARLANDER_FAST["replay"],
@@ -709,6 +449,7 @@ ENVIRONMENTS = {
     "pong": {"paper": PONG, "fast": PONG_FAST},
     "pacman": {"paper": PACMAN, "fast": PACMAN_FAST},
 }
+
 PROFILES = ("fast", "paper")
 
 
@@ -751,7 +492,7 @@ def _parse(assignment, config):
     return group, key, value
 
 
-def configuration(environment, profile="fast", assignments=(), described=None):
+def configuration(environment, profile="fast", assignments=(), described=None, objective=None):
     """Returns the checked configuration of an environment: {group: {key: value}}.
 
     Args:
@@ -759,7 +500,8 @@ def configuration(environment, profile="fast", assignments=(), described=None):
         profile: "fast" or "paper".
         assignments: strings `group.key=value` that change single settings, the last one winning.
         described: {group: {key: value}}, the settings that an environment without settings of its own gives
-            (`environments.describe`).
+            (`support.environments.describe`).
+        objective: replaces evaluation.objective; the lower bound moves with it, unless an assignment sets it.
 
     Raises:
         ConfigurationError: unknown environment, profile or setting, or a value that does not fit.
@@ -779,6 +521,12 @@ def configuration(environment, profile="fast", assignments=(), described=None):
         config[group][key] = value
         if config["teacher"]["algorithm"] != algorithm:
             raise ConfigurationError(f"teacher.algorithm: {environment} has a teacher that learns by {algorithm} only")
+    if objective is not None:
+        evaluation = config["evaluation"]
+        before, evaluation["objective"] = evaluation["objective"], objective
+        fixed = any(assignment.startswith("evaluation.lower_bound=") for assignment in assignments)
+        if not fixed and REWARD.fits(evaluation["lower_bound"]) and REWARD.fits(objective):
+            evaluation["lower_bound"] += objective - before
     validate(config)
     return config
 
@@ -798,87 +546,6 @@ def validate(config):
             if not rule.fits(config[group][key]):
                 value = json.dumps(config[group][key], default=repr)
                 raise ConfigurationError(f"{group}.{key}: {value[:60]} is not {rule.accepts} ({meaning})")
-
-    def require(group, key, holds, what):
+    for holds, group, key, what in conditions(config, is_atari(config["environment"])):
         if not holds:
             raise ConfigurationError(f"{group}.{key}: {config[group][key]} {what}")
-
-    evaluation, replay, prune, teacher = (config[g] for g in ("evaluation", "replay", "prune", "teacher"))
-    objective, lower_bound, model = evaluation["objective"], evaluation["lower_bound"], config["model"]
-    if objective is None:
-        require("evaluation", "lower_bound", lower_bound is None, "needs evaluation.objective")
-    elif lower_bound is not None:
-        require("evaluation", "lower_bound", lower_bound < objective, "is not below the objective")
-    if model["bounds"]:
-        require("model", "actions", model["actions"] == len(model["bounds"][0]), "does not fit model.bounds")
-        require("evaluation", "acting", evaluation["acting"] == "greedy", "is for discrete actions")
-        require("prune", "divide_outputs", not prune["divide_outputs"], "is for discrete actions")
-    else:
-        require("model", "actions", model["actions"] > 1, "is less than two discrete actions")
-    require("prune", "end", prune["end"] > prune["begin"], "is not after prune.begin")
-    if not is_atari(config["environment"]):
-        for group, key in (("environment", "actions"), ("environment", "sticky")):
-            require(group, key, not config[group][key], "is for Atari games only")
-        require("evaluation", "also", "sticky" not in evaluation["also"], "has sticky, which is for Atari games only")
-    require(
-        "prune",
-        "final_sparsity",
-        prune["final_sparsity"] >= prune["initial_sparsity"],
-        "is below prune.initial_sparsity",
-    )
-    require(
-        "prune", "updates", prune["updates"] % prune["evaluate_every"] == 0, "is not a multiple of prune.evaluate_every"
-    )
-    distill = config["distill"]
-    whole = distill["epochs"] % distill["evaluate_every"] == 0
-    require("distill", "epochs", whole, "is not a multiple of distill.evaluate_every")
-    require(
-        "replay", "student_steps", not (config["model"]["bounds"] and replay["student_steps"]), "is for discrete actions"
-    )
-    require("replay", "capacity", replay["capacity"] >= replay["observe"], "is below replay.observe")
-    require("replay", "student_states", replay["student_states"] <= replay["capacity"], "is above replay.capacity")
-    require("replay", "observe", replay["observe"] >= replay["environments"], "is below replay.environments")
-    if teacher["algorithm"] == "dqn":
-        environments = teacher["environments"]
-        if is_atari(config["environment"]):
-            steps = config["model"]["observation_shape"][0] + teacher["n_steps"] + 2
-            require("replay", "capacity", replay["capacity"] >= steps * environments, f"is below {steps * environments}")
-            require(
-                "teacher",
-                "learning_starts",
-                teacher["learning_starts"] >= steps * environments,
-                f"is below {steps * environments}, what a return needs",
-            )
-        else:
-            require("teacher", "n_steps", teacher["n_steps"] == 1, "is more than 1, which is for Atari games only")
-            require("teacher", "terminal", teacher["terminal"] != "life", "is for Atari games only")
-        require("teacher", "restart_every", teacher["restart_every"] >= environments, "is below teacher.environments")
-        shortest = sum(teacher[key] for key in ("learning_starts", "steps_per_update", "evaluate_every"))
-        require("replay", "capacity", replay["capacity"] >= environments, "is below teacher.environments")
-        require(
-            "teacher",
-            "steps",
-            teacher["steps"] >= shortest + 2 * environments,
-            "leaves no time for an evaluation after teacher.learning_starts",
-        )
-        require(
-            "teacher",
-            "epsilon_last",
-            teacher["epsilon_last"] <= teacher["epsilon_first"],
-            "is above teacher.epsilon_first",
-        )
-    else:
-        rollout = teacher["environments"] * teacher["rollout"]
-        require("teacher", "batch_size", teacher["batch_size"] > 1, "is too small: advantages are compared in a minibatch")
-        require(
-            "teacher",
-            "batch_size",
-            rollout % teacher["batch_size"] == 0,
-            f"does not divide the {rollout} steps of a rollout, teacher.environments times teacher.rollout",
-        )
-        require(
-            "teacher",
-            "steps",
-            teacher["steps"] >= teacher["evaluate_every"] + rollout,
-            "leaves no time for an evaluation after teacher.evaluate_every",
-        )

@@ -6,18 +6,17 @@ saved as plain Keras models, which load where this project is not installed.
 """
 
 import itertools
-import json
 import math
-import re
-import zipfile
 from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from configs import ENVIRONMENTS, ConfigurationError
-from files import check_listed, check_seal, listing, replacing, seal
+from pops.configs import ENVIRONMENTS
+from pops.support.errors import ConfigurationError
+from pops.support.networks import check_shapes, read_network
+from pops.utils import kernels
 
 # Up to this many weights a product is done as multiply and sum. The compiler fuses that with its neighbours, while a call
 # of the matrix product costs more than the arithmetic of so small a layer (`scripts/bench.py` shows the effect).
@@ -190,73 +189,6 @@ class Flatten(keras.layers.Layer):
 
     def call(self, inputs):
         return keras.ops.reshape(inputs, (inputs.shape[0], -1, int(np.prod(inputs.shape[2:]))))
-
-
-def kernels(network):
-    """The kernels of a plain Keras network, input to output, as NumPy arrays: what the paper counts as weights."""
-    return [layer.get_weights()[0] for layer in network.layers if layer.get_weights()]
-
-
-def count_weights(network):
-    """(weights, nonzero weights) of a plain Keras network. Kernels count, biases do not, as in the paper."""
-    arrays = kernels(network)
-    return sum(a.size for a in arrays), sum(int(np.count_nonzero(a)) for a in arrays)
-
-
-def read_network(path):
-    """Reads a Keras file. Never runs code from it (Keras safe mode).
-
-    Raises:
-        ConfigurationError: no such file, a damaged or another one than was written there, or not a readable Keras model.
-    """
-    try:
-        with open(path, "rb"):
-            pass
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from None
-    try:
-        check_listed(path)
-        check_seal(path, needed=False)
-        return keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises many kinds for what is no model file
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigurationError(f"{path}: damaged, or no Keras model file ({reason})") from None
-
-
-def save_network(network, path):
-    """Writes a Keras file, sealed and listed in its folder. It replaces a file of that name when it is whole.
-
-    The same network gives the same bytes: times are left out, and addresses in memory, which Keras writes as the numbers of
-    shared objects, are numbered anew.
-    """
-    numbers = {}
-
-    def renumber(found):
-        return b"%s%d" % (found[1], numbers.setdefault(found[2], len(numbers)))
-
-    with listing(path), replacing(path) as temporary:
-        network.save(temporary)
-        with zipfile.ZipFile(temporary) as archive:
-            parts = {name: archive.read(name) for name in archive.namelist()}
-        metadata = json.loads(parts["metadata.json"])
-        del metadata["date_saved"]
-        parts["metadata.json"] = json.dumps(metadata).encode()
-        parts["config.json"] = re.sub(rb'("shared_object_id": )(\d+)', renumber, parts["config.json"])
-        with zipfile.ZipFile(temporary, "w") as archive:
-            for name, content in parts.items():
-                archive.writestr(zipfile.ZipInfo(name), content)
-        seal(temporary)
-
-
-def check_shapes(network, path, settings):
-    """Raises ConfigurationError unless a network fits the environment with these `model` settings."""
-    shapes = getattr(network, "input_shape", None), getattr(network, "output_shape", None)
-    wanted = (None, *settings["observation_shape"]), (None, settings["actions"])
-    if shapes != wanted:
-        raise ConfigurationError(
-            f"{path} ({network.name}): takes {shapes[0]} and gives {shapes[1]}; "
-            f"this environment needs {wanted[0]} and {wanted[1]}"
-        )
 
 
 class DQNAgent:

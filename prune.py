@@ -7,28 +7,14 @@ from fractions import Fraction
 import numpy as np
 import tensorflow as tf
 
-from configs import RunFailed, by_size, learning_rate
-from model import agents_of, count_weights, kernels
-from train import (
-    Distilled,
-    Task,
-    TrainingState,
-    check_loss,
-    evaluate_network,
-    evaluate_student,
-    fit_supervised,
-    go_on_within,
-    initial_state,
-    lower_confidence,
-    matches,
-    position_within,
-    replay_memory,
-    report_rewards,
-    student_player,
-    train_student,
-    varied,
-)
-from utils import log, reward_line, reward_statistics, rewards_text
+from pops.configs import by_size
+from pops.model import agents_of
+from pops.support.console import log
+from pops.support.rewards import lower_confidence, reward_statistics
+from pops.support.run import Resumable, remembered
+from pops.support.updates import TrainingState, initial_state
+from pops.train import Distilled, StudentTraining, fit_supervised
+from pops.utils import kernels, magnitude_mask
 
 
 @dataclass(frozen=True)
@@ -48,6 +34,12 @@ class PruningSchedule:
     end: int
     frequency: int
 
+    @classmethod
+    def of(cls, settings):
+        """The schedule that the configuration's group `prune` says."""
+        keys = ("initial_sparsity", "final_sparsity", "begin", "end", "frequency")
+        return cls(*(settings[key] for key in keys))
+
     def sparsity(self, t):
         """s(t), a float or a tensor like `t`."""
         left = 1 - (tf.clip_by_value(tf.cast(t, tf.float32), self.begin, self.end) - self.begin) / (self.end - self.begin)
@@ -62,50 +54,10 @@ class PruningSchedule:
         return [mask * magnitude_mask(kernel * mask, sparsity) for kernel, mask in zip(weights[::2], masks, strict=True)]
 
 
-@tf.function(jit_compile=True, autograph=False)
-def magnitude_mask(kernel, sparsity):
-    """Mask, float32 like `kernel`, that hides the floor(sparsity · N) smallest of the N magnitudes of each member.
-
-    Of equal magnitudes the one further to the front is hidden first, so the number hidden is exact.
-
-    Args:
-        kernel: float32 [members, ...].
-        sparsity: float32 scalar in [0, 1).
-    """
-    flat = tf.reshape(kernel, [kernel.shape[0], -1])
-    size = flat.shape[1]
-    count = tf.cast(tf.floor(sparsity * size), tf.int32)
-    bits = tf.bitcast(tf.abs(flat), tf.int32)  # non-negative floats order like their bits
-    threshold = _kth_smallest(bits, count, 2**31 - 1)
-    hidden = bits < threshold
-    ties = count - tf.math.count_nonzero(hidden, axis=1, keepdims=True, dtype=tf.int32)
-    positions = tf.where(bits == threshold, tf.range(size), size)
-    hidden |= (positions <= _kth_smallest(positions, ties, size)) & (ties > 0)
-    return tf.reshape(tf.cast(~hidden, tf.float32), kernel.shape)
-
-
-def _kth_smallest(keys, k, largest):
-    """The k-th smallest of each row of keys, int32 [rows, 1], by bisection; a sort takes ten times as long.
-
-    Args:
-        keys: int32 [rows, n] in [0, largest].
-        k: int32, from 1; for 0 the result is 0.
-    """
-
-    def halve(low, high):
-        middle = low + (high - low) // 2
-        enough = tf.math.count_nonzero(keys <= middle, axis=1, keepdims=True, dtype=tf.int32) >= k
-        return tf.where(enough, low, middle + 1), tf.where(enough, middle, high)
-
-    shape = [keys.shape[0], 1]
-    bounds = tf.zeros(shape, tf.int32), tf.fill(shape, largest)
-    return tf.while_loop(lambda *_: True, halve, bounds, maximum_iterations=largest.bit_length())[0]
-
-
 # Iterative policy pruning
 
 
-class Freeze:
+class Freeze(Resumable):
     """The paper's answer to a bad score: stop pruning until the score is good again (section IV-A)."""
 
     def __init__(self, settings, state):
@@ -138,7 +90,7 @@ class Freeze:
         return self.bad >= self.patience or self.still >= self.patience
 
 
-class Rollback:
+class Rollback(Resumable):
     """Our answer to a bad score: go back to the last good state and prune half as fast.
 
     Hidden weights get no gradient, so a network that has collapsed at a sparsity does not recover while it is frozen there.
@@ -172,6 +124,25 @@ class Rollback:
 RECOVERIES = {"freeze": Freeze, "rollback": Rollback}
 
 
+class Sparsest(Resumable):
+    """The sparsest student so far that met the objective."""
+
+    def __init__(self):
+        self.state, self.nonzero = None, math.inf
+
+    def offer(self, state, nonzero):
+        if nonzero <= self.nonzero:
+            self.state, self.nonzero = state, nonzero
+
+    def network_weights(self, student):
+        """Its weights with the masks multiplied in, as `set_weights` takes them; None if there is none."""
+        if self.state is None:
+            return None
+        state = TrainingState(*self.state)  # a checkpoint gives it back as a plain tuple
+        return student.plain(state.played, state.masks).get_weights()
+
+
+@remembered("pruned")
 def iterative_pruning_policy_distillation(student, state, task, step):
     """IPP (paper, section IV-A): prunes a student step by step while the teacher's behaviour is distilled into it.
 
@@ -189,72 +160,28 @@ def iterative_pruning_policy_distillation(student, state, task, step):
         RunFailed: the loss is no longer a number.
     """
     settings, goal = task.config["prune"], task.config["evaluation"]
-    schedule = PruningSchedule(
-        settings["initial_sparsity"],
-        settings["final_sparsity"],
-        settings["begin"],
-        settings["end"],
-        settings["frequency"],
-    )
-    player = student_player(student, task, settings["episodes"])
-    recovery = RECOVERIES[settings["recovery"]](settings, state)
-    weights, percent = sum(student.layer_sizes()), task.percent(student)
-    replay = task.replay or replay_memory(task)
-    best, fewest, means = None, math.inf, []
-    first, first_number, within = 1, 0, None
-    if saved := task.run.interrupted("prune", step):
-        state, changed, best, fewest, means, first, first_number, within = saved
-        state, best = TrainingState(*state), best and TrainingState(*best)
-        vars(recovery).update(changed)
-
-    def on_block(state, done):
-        def content():
-            within = position_within(done, generator, task, replay)
-            return state, vars(recovery), best, fewest, means, iteration, number, within
-
-        updates = (iteration - 1) * settings["updates"] + number * settings["evaluate_every"] + done[0]
-        task.run.progress(f"step {step}: pruning", updates, settings["iterations"] * settings["updates"])
-        task.run.checkpoint(content, "prune", step)
-
-    for iteration in range(first, settings["iterations"] + 1):
-        purpose = ("prune", step, iteration)
-        rate = recovery.rate_factor * learning_rate(settings["learning_rate"], percent, iteration)
-        generator = task.seeds.generator("minibatches", *purpose)
-        if task.replay is None and within is None:
-            replay.fill(*purpose)
-        for number in range(first_number, settings["updates"] // settings["evaluate_every"]):
-            done, within = go_on_within(within, generator, task, replay), None
-            state, loss = train_student(
-                *(student, state, replay, settings, generator, settings["evaluate_every"], rate, schedule, recovery.speed),
-                done=done,
-                on_block=on_block,
-            )
-            check_loss(loss, "prune", step, state)
-            rewards = evaluate_student(player, state, task, replay, *purpose, number)[0]
-            nonzero = sum(int(tf.math.count_nonzero(mask)) for mask in state.masks)
-            task.run.metrics(
-                phase="prune",
-                step=step,
-                iteration=iteration,
-                update=int(state.update),
-                weights=weights,
-                nonzero=nonzero,
-                learning_rate=rate,
-                loss=float(loss[0]),
-                rewards=rewards,
-            )
-            means.append(rewards.mean())
+    schedule = PruningSchedule.of(settings)
+    recovery, sparsest = RECOVERIES[settings["recovery"]](settings, state), Sparsest()
+    training = StudentTraining(student, state, task, "prune", step, recovery=recovery, sparsest=sparsest)
+    for _ in training.rounds(settings["iterations"]):  # iterations; before each the teacher fills the replay
+        rate = recovery.rate_factor * training.rate()
+        for part in training.parts(settings["updates"] // settings["evaluate_every"]):
+            loss = training.update(settings["evaluate_every"], rate, schedule, recovery.speed)
+            rewards = training.evaluate(part)[0]
+            nonzero = sum(int(tf.math.count_nonzero(mask)) for mask in training.state.masks)
+            training.record(rewards, rate, loss[0], nonzero)
             met = lower_confidence(rewards, settings["confidence"]) > goal["objective"]
-            if met and nonzero <= fewest:
-                best, fewest = state, nonzero
-            state, ended = recovery.after_evaluation(state, met, rewards.mean() < goal["lower_bound"])
+            if met:
+                sparsest.offer(training.state, nonzero)
+            below = rewards.mean() < goal["lower_bound"]
+            training.state, ended = recovery.after_evaluation(training.state, met, below)
             if ended:
                 break
-        if recovery.after_iteration(np.mean(means) < goal["lower_bound"], nonzero / weights):
+        sparsity = nonzero / sum(student.layer_sizes())
+        if recovery.after_iteration(np.mean(training.means) < goal["lower_bound"], sparsity):
             break
-        first_number, means = 0, []
-    player.close()
-    return best and student.plain(best.played, best.masks).get_weights()
+    training.close()
+    return sparsest.network_weights(student)
 
 
 # Redundancy and sizes
@@ -411,184 +338,81 @@ def widths_between(smaller, larger, count):
 # The outer loop
 
 
-def pops(teacher, config, seeds, run):
+def pops(teacher, task, records):
     """Policy pruning and shrinking (paper, algorithm 1): prune, read off the redundancy, shrink, distil, repeat.
 
     Args:
         teacher: DQNAgent with trained weights.
-        config: the configuration.
-        seeds: Seeds.
-        run: Run, which takes the models, the metrics and the summary as they come.
+        task: Task.
+        records: Records, told of each step: `started`, `pruned`, `shrunk`.
 
     Returns:
-        The summary, as in summary.json.
+        Why it ended, in words.
 
     Raises:
-        RunFailed: the teacher does not meet the objective, or a loss is no longer a number.
+        RunFailed: a loss is no longer a number.
     """
+    settings = task.config["pops"]
+    student = agents_of(teacher.environment).student(teacher.settings, teacher.widths)
+    network, original_sizes = teacher.network, teacher.layer_sizes()
+    for step in range(1, settings["steps"] + 1):
+        if max(student.widths) == 1:
+            return "one unit in each layer: no smaller network exists"
+        records.started(step, student)
+        state = state_to_prune(student, network, task, step)
+        weights = iterative_pruning_policy_distillation(student, state, task, step)
+        if weights is None:
+            return f"step {step}: no pruned student met the objective"
+        pruned = student.plain_network("pruned", weights)
+        redundancy = calculate_redundancy(pruned, original_sizes)
+        live_units = [int(units.sum()) for units in alive(student.connections(pruned))]
+        records.pruned(step, pruned, redundancy, live_units)
 
-    def seconds_since(start):
-        return round(run.seconds() - start, 1)
-
-    student_class = agents_of(teacher.environment).student
-    original_sizes = teacher.layer_sizes()
-    teacher_rewards = choosing_rewards(teacher.network, config, seeds, run, "teacher")
-    task = Task(config, seeds, teacher.network, teacher_rewards, sum(original_sizes), None, run)
-    if not config["replay"]["refill"]:
-        task = task._replace(replay=replay_memory(task))
-        if not run.include("replay", task.replay):
-            task.replay.fill()
-
-    log(f"PoPS: a teacher of {task.original_weights:,} weights")
-    goal = {key: config["evaluation"][key] for key in ("objective", "lower_bound")}
-    teacher_report = report(teacher.network, task, "teacher") | other_ways(teacher.network, task, "teacher")
-    summary = {**goal, "teacher": {"widths": teacher.widths, **teacher_report}, "steps": []}
-    if summary["teacher"]["reward_mean"] <= config["evaluation"]["objective"]:
-        raise RunFailed(
-            f"the teacher's reward, {rewards_text(summary['teacher'])}, is not above the objective, "
-            f"{config['evaluation']['objective']}; train it further or lower evaluation.objective"
+        widths = _calculate_sizes_according_to_redundancy(
+            redundancy, original_sizes, student.widths, student.layer_sizes, live_units, settings["sizes"]
         )
-    run.save_model("teacher.keras", teacher.network)
-    network, widths, settings = teacher.network, teacher.widths, teacher.settings
-    networks = {0: network}
-    ended = f"{config['pops']['steps']} steps done"
-    for step in range(1, config["pops"]["steps"] + 1):
-        started = run.once(("started", step), run.seconds)
-        if max(widths) == 1:
-            ended = "one unit in each layer: no smaller network exists"
-            break
-        student = student_class(settings, widths)
-        divisor = config["prune"]["tau"] if step == 1 and config["prune"]["divide_outputs"] else 1.0
-        state = initial_state(*student.copy(network, divisor), averaged=config["prune"]["averaging"] > 0)
-        pruned = run.once(("pruned", step), iterative_pruning_policy_distillation, student, state, task, step)
-        if pruned is None:
-            ended = f"step {step}: no pruned student met the objective"
-            break
-        pruned_network = student.plain_network("pruned", pruned)
-        run.save_model(f"pruned_step_{step}.keras", pruned_network)
-        redundancy = calculate_redundancy(pruned_network, original_sizes)
-        live_units = [int(units.sum()) for units in alive(student.connections(pruned_network))]
-        entry = {
-            "step": step,
-            "from_widths": widths,
-            "pruned": report(pruned_network, task, "pruned", step),
-            "redundancy": [round(float(r), 6) for r in redundancy],
-            "live_units": live_units,
-        }
-        log(f"step {step}: pruned to {reward_line(entry['pruned'])}")
-        smaller = _calculate_sizes_according_to_redundancy(
-            redundancy,
-            original_sizes,
-            widths,
-            student.layer_sizes,
-            live_units,
-            config["pops"]["sizes"],
-        )
-        # A fresh student needs no ReLU there, and learns better with ReLU than with tanh.
-        settings = settings | {"output_activation": "linear", "hidden_activation": "relu"}
-        distilled, entry["attempts"] = shrink(student, pruned_network, settings, smaller, task, step)
-        summary["steps"].append(entry)
+        before = sum(student.layer_sizes())
+        smaller, distilled, attempts = shrink(student, pruned, widths, task, step)
         if not distilled.met:
-            entry["seconds"] = run.once(("seconds", step), seconds_since, started)
-            sizes = ", ".join(str(attempt["weights"]) for attempt in entry["attempts"])
-            ended = f"step {step}: students of fewer weights, {sizes}, did not meet the objective"
-            break
-
-        previous, widths = sum(student.layer_sizes()), entry["attempts"][-1]["widths"]
-        network = student_class(settings, widths).plain_network("student", distilled.weights)
-        networks[step] = network
-        run.save_model(f"student_step_{step}.keras", network)
-        rewards = choosing_rewards(network, config, seeds, run, "shrunk", step)
-        entry["matches_teacher"] = matches(rewards, teacher_rewards)
-        entry["shrunk"] = {"widths": widths, **report(network, task, "shrunk", step)}
-        entry["seconds"] = run.once(("seconds", step), seconds_since, started)
-        shape = "-".join(map(str, widths))
-        log(f"step {step}: shrunk to {shape}, {reward_line(entry['shrunk'])}, {entry['seconds']} s")
-        run.save_summary(summary)
-        change = 100 * (previous - entry["shrunk"]["weights"]) / task.original_weights
-        if change < config["pops"]["min_change"]:
-            ended = f"step {step}: the size changed by {change:.3g} points only"
-            break
-    for step in sorted({choice["step"] for choice in choices(summary).values() if choice} - {0}):
-        summary["steps"][step - 1]["shrunk"] |= other_ways(networks[step], task, "shrunk", step)
-    summary |= choices(summary) | {"ended": ended, "seconds": run.seconds()}
-    run.save_model("student.keras", networks[summary["final"]["step"]])
-    run.save_summary(summary)
-    return summary
+            records.failed(step, attempts)
+            tried = ", ".join(str(attempt["weights"]) for attempt in attempts)
+            return f"step {step}: students of fewer weights, {tried}, did not meet the objective"
+        student, network = smaller, smaller.plain_network("student", distilled.weights)
+        records.shrunk(step, network, student.widths, attempts)
+        change = 100 * (before - sum(student.layer_sizes())) / task.original_weights
+        if change < settings["min_change"]:
+            return f"step {step}: the size changed by {change:.3g} points only"
+    return f"{settings['steps']} steps done"
 
 
-def choosing_rewards(network, config, seeds, run, *purpose):
-    """Rewards that tell whether a student matches the teacher. Not those that are reported, which choose nothing."""
-    episodes, purpose = config["evaluation"]["choose_episodes"], ("choose", *purpose)
-    return run.once_watched(purpose, evaluate_network, network, config, seeds, episodes, "confirm", *purpose)
+def state_to_prune(student, network, task, step):
+    """The TrainingState of a student that starts as a copy of a plain network."""
+    settings = task.config["prune"]
+    divisor = settings["tau"] if step == 1 and settings["divide_outputs"] else 1.0
+    return initial_state(*student.copy(network, divisor), averaged=settings["averaging"] > 0)
 
 
-def report(network, task, *purpose):
-    """Size and rewards of a plain network, for the summary."""
-    weights, nonzero = count_weights(network)
-    size = {"weights": weights, "nonzero": nonzero, "percent": 100 * weights / task.original_weights}
-    return size | reported(network, task, task.config, purpose)
-
-
-def other_ways(network, task, *purpose):
-    """Rewards of a plain network in the other ways to play that the settings name: {name: rewards}."""
-    also = task.config["evaluation"]["also"]
-    return {name: reported(network, task, varied(task.config, name), purpose, name) for name in also}
-
-
-def reported(network, task, config, purpose, *way):
-    episodes, whole = config["evaluation"]["report_episodes"], ("report", *purpose, *way)
-    return task.run.once_watched(whole, report_rewards, network, config, task.seeds, episodes, *purpose)
-
-
-def choices(summary):
-    """The smallest student above the objective; the smallest one that matches the teacher; and of these the final one.
-
-    That is the one that matches the teacher, where there is one.
-    """
-    shrunk = [entry for entry in summary["steps"] if "shrunk" in entry]
-    matching = [entry for entry in shrunk if entry["matches_teacher"]]
-
-    def last(entries):
-        if entries:
-            return {
-                "file": f"student_step_{entries[-1]['step']}.keras",
-                "step": entries[-1]["step"],
-                **entries[-1]["shrunk"],
-            }
-        return None
-
-    above, matching = last(shrunk), last(matching)
-    final = matching or above or {"step": 0, **summary["teacher"]}
-    return {
-        "smallest_above_objective": above,
-        "smallest_matching_teacher": matching,
-        "final": final | {"file": "student.keras"},
-    }
-
-
-def shrink(pruned, network, settings, widths, task, step):
+def shrink(pruned, network, widths, task, step):
     """Distils the teacher into a dense student; while that fails, into one of a size in between, as often as set.
 
     Args:
         pruned, network: the student that was pruned, the last one that worked, and its plain network.
-        settings: the new student's group `model`.
         widths: of the student to try first.
 
     Returns:
-        The last Distilled, the only one that can have met the objective, and what was tried, in order, for the summary.
+        A student of the size that was tried last, the only one that can have met the objective; its Distilled; and what
+        was tried, in order, for the summary.
     """
+    # A fresh student needs no ReLU at its end, and learns better with ReLU than with tanh.
+    settings = pruned.settings | {"output_activation": "linear", "hidden_activation": "relu"}
     attempts, count = [], pruned.layer_sizes
     while widths and len(attempts) <= task.config["pops"]["retries"]:
-        percent = 100 * sum(count(widths)) / task.original_weights
-        student = type(pruned)(settings, widths, members=by_size(task.config["distill"]["members"], percent))
-        start = None
+        weights = sum(count(widths))
+        members = by_size(task.config["distill"]["members"], 100 * weights / task.original_weights)
+        student, start = type(pruned)(settings, widths, members), None
         if task.config["distill"]["warm_start"]:
             start = pruned.of_units(network, strongest_units(pruned.connections(network), widths))
-        attempt = len(attempts) + 1
-        purpose = ("distilled", step, attempt)
-        distilled = Distilled(*task.run.once(purpose, fit_supervised, student, task, step, attempt, start))
-        weights = sum(count(widths))
+        distilled = Distilled(*fit_supervised(student, task, step, len(attempts) + 1, start))
         attempts.append(
             {
                 "widths": widths,
@@ -602,4 +426,4 @@ def shrink(pruned, network, settings, widths, task, step):
             break
         log(f"step {step}: {weights} weights did not meet the objective in {distilled.epochs} epochs")
         widths = widths_between(widths, pruned.widths, count)
-    return distilled, attempts
+    return type(pruned)(settings, student.widths), distilled, attempts

@@ -1,16 +1,21 @@
 """Plays whole episodes with a saved policy and reports its reward and size."""
 
 import json
+import sys
+from pathlib import Path
 
-import common
-from configs import ConfigurationError
+if not __package__:  # started as a file of a clone
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from pops.support import commands
+from pops.support.errors import ConfigurationError
 
 
 def main():
-    parser = common.Parser(__doc__, "python scripts/evaluate.py saved_models/cartpole/teacher.keras --episodes 1000")
+    parser = commands.Parser(__doc__, "python scripts/evaluate.py saved_models/cartpole/teacher.keras --episodes 1000")
     parser.add_policy_arguments()
     parser.add_argument(
-        "--episodes", type=common.integer(2, 100_000), default=100, metavar="N", help="episodes to play (100)"
+        "--episodes", type=commands.integer(2, 100_000), default=100, metavar="N", help="episodes to play (100)"
     )
     acting = parser.add_mutually_exclusive_group()
     acting.add_argument("--greedy", dest="acting", action="store_const", const="greedy", help="always the largest output")
@@ -21,10 +26,17 @@ def main():
     arguments = parser.parse_args()
 
     def command():
-        network, environment, config = common.read_policy(arguments)
-        from model import AGENTS, count_weights
-        from train import report_rewards, varied
-        from utils import Seeds, log
+        commands.check_policy_arguments(arguments, arguments.model)
+        from pops.support.console import import_tensorflow, log
+
+        import_tensorflow()
+        from pops.model import AGENTS
+        from pops.policies.teacher import read_policy
+        from pops.support.playing import report_rewards, varied, way_to_act
+        from pops.support.seeds import Seeds
+        from pops.utils import count_weights
+
+        network, environment, config = read_policy(arguments.model, arguments.env, arguments.set)
 
         if arguments.acting == "greedy":
             config = varied(config, "greedy")
@@ -34,12 +46,14 @@ def main():
             config["evaluation"]["acting"] = arguments.acting
         rewards = report_rewards(network, config, Seeds(arguments.seed), arguments.episodes, "evaluate")
         weights, nonzero = count_weights(network)
+        # Of the network that the paper starts from.
+        original = sum(AGENTS[environment].teacher(config["model"]).layer_sizes()) if environment in AGENTS else None
         result = {
             **rewards,
             "weights": weights,
             "nonzero": nonzero,
-            **({"percent": 100 * weights / original_weights(environment, config)} if environment in AGENTS else {}),
-            "policy": common.way_to_act(config),
+            **({"percent": 100 * weights / original} if original else {}),
+            "policy": way_to_act(config),
         }
         if arguments.json:
             print(json.dumps(result))
@@ -52,14 +66,7 @@ def main():
                 + (f", {result['percent']:.3g} % of the original" if "percent" in result else "")
             )
 
-    common.run_command(command)
-
-
-def original_weights(environment, config):
-    """Weights of the network that the paper starts from."""
-    from model import AGENTS
-
-    return sum(AGENTS[environment].teacher(config["model"]).layer_sizes())
+    commands.run_command(command)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,19 @@
 """Prunes and shrinks a trained policy (PoPS) and writes the small dense student, metrics, summary and plots."""
 
+import sys
 from pathlib import Path
 
-import common
-from configs import ConfigurationError, configuration
+if not __package__:  # started as a file of a clone
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from pops.configs import configuration
+from pops.support import commands
+from pops.support.errors import ConfigurationError
+from pops.support.files import ROOT, check_readable
 
 
 def main():
-    parser = common.Parser(__doc__, "python scripts/pops.py cartpole --seed 0")
+    parser = commands.Parser(__doc__, "python scripts/pops.py cartpole --seed 0")
     parser.add_run_arguments("runs/ENV-seedN", optional=True)
     parser.add_argument(
         "--env-id",
@@ -24,24 +30,30 @@ def main():
         "--objective",
         type=float,
         metavar="X",
-        help="reward that a student must exceed (ENV's own; with --env-id the teacher's less one standard error)",
+        help="reward that a student must exceed; the lower bound moves with it (ENV's own; with --env-id the teacher's "
+        "less one standard error)",
     )
     arguments = parser.parse_args()
     environment, seed = arguments.env_id or arguments.environment, arguments.seed
     folder = arguments.out or Path("runs", f"{(environment or '').replace('/', '.')}-seed{seed}")
 
     def command():
-        common.check_tensorboard(arguments)
+        commands.check_tensorboard(arguments)
         if (arguments.environment is None) == (arguments.env_id is None):
             raise ConfigurationError("give either ENV, for example cartpole, or --env-id, for example Acrobot-v1")
         if arguments.env_id is None:
-            configuration(environment, arguments.profile, arguments.set)  # before TensorFlow, whose import takes seconds
+            configuration(environment, arguments.profile, arguments.set, objective=arguments.objective)
         elif arguments.teacher is None:
             raise ConfigurationError("--env-id: needs --teacher, as only ENV has one of its own")
-        teacher = arguments.teacher or common.ROOT / "saved_models" / environment / "teacher.keras"
-        common.import_tensorflow()
-        from compress import compress
-        from utils import choice_lines, log, result_rows, table
+        teacher = arguments.teacher or ROOT / "saved_models" / environment / "teacher.keras"
+        check_readable(teacher)
+        if arguments.resume and not (folder / "config.json").exists():
+            print(f"{folder}: nothing to go on from, starts from the beginning", flush=True)
+        from pops.support.console import import_tensorflow, log, table  # from here on it takes seconds
+
+        import_tensorflow()
+        from pops import compress
+        from pops.support.results import choice_lines, result_rows
 
         summary = compress(
             *(teacher, environment, folder, arguments.profile, seed, arguments.set, arguments.objective, arguments.resume),
@@ -58,9 +70,9 @@ def main():
             return "nothing was written"
         students = sorted(folder.glob("student_step_*.keras"), key=lambda path: (len(path.name), path.name))
         saved = f"the last student that met the objective is {students[-1]}" if students else "no student was finished"
-        return f"{saved}; go on with: {common.resume_command()}"
+        return f"{saved}; go on with: {commands.resume_command()}"
 
-    common.run_command(command, go_on)
+    commands.run_command(command, go_on)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,11 @@
 #!/usr/bin/env bash
-# Sets up an environment in the project folder and runs all tests: bash scripts/test.sh [pytest arguments]
-set -u
-. "$(dirname "$0")/setup.sh"
-install requirements.txt tests/requirements.txt requirements-export.txt requirements-tensorboard.txt
-exec .venv/bin/python -m pytest "$@"
+# python scripts/test.py with $PYTHON, or the first Python on the path that will do: bash scripts/test.sh [pytest arguments]
+candidates=(python3 python3.13 python3.12 python3.11 python)
+[ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
+for python in "${candidates[@]}"; do
+  if "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
+    exec "$python" "${0%.sh}.py" "$@"
+  fi
+done
+echo "$(basename "$0"): needs Python 3.11, 3.12 or 3.13 on the path; or name one: PYTHON=/path/to/python bash $0" >&2
+exit 1

@@ -1,10 +1,14 @@
 """Trains a policy with Stable-Baselines3, as an example of a teacher from elsewhere, and saves it as that library does."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
-import common
-from configs import ConfigurationError
+if not __package__:  # started as a file of a clone
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from pops.support import commands
+from pops.support.errors import ConfigurationError
 
 # Algorithm, environments side by side, steps, and what else is not Stable-Baselines3's own default.
 SETTINGS = {
@@ -30,9 +34,11 @@ SETTINGS = {
 
 
 def main():
-    parser = common.Parser(__doc__, "python scripts/train_sb3.py Acrobot-v1 --out acrobot.zip")
+    parser = commands.Parser(__doc__, "python scripts/train_sb3.py Acrobot-v1 --out acrobot.zip")
     parser.add_argument("environment", metavar="ID", help=" or ".join(SETTINGS))
-    parser.add_argument("--seed", type=common.SEED, default=0, metavar="N", help="every random number follows from it (0)")
+    parser.add_argument(
+        "--seed", type=commands.SEED, default=0, metavar="N", help="every random number follows from it (0)"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write; ends with .zip")
     arguments = parser.parse_args()
 
@@ -43,13 +49,14 @@ def main():
             raise ConfigurationError(f"--out {arguments.out}: a name that ends with .zip is needed")
         if not importlib.util.find_spec("stable_baselines3"):
             raise ConfigurationError("stable_baselines3 is missing; install with: pip install stable-baselines3")
-        common.import_tensorflow()  # it comes along with what follows, and would print more
+        from pops.support.console import import_tensorflow
+        from pops.support.files import replacing
+
+        import_tensorflow()  # it comes along with what follows, and would print more
         import stable_baselines3
         import torch
         from stable_baselines3.common.env_util import make_vec_env
         from stable_baselines3.common.evaluation import evaluate_policy
-
-        from files import replacing
 
         torch.set_num_threads(1)  # more are no faster for networks this small, and results would depend on their number
         algorithm, copies, steps, settings = SETTINGS[arguments.environment]
@@ -62,7 +69,7 @@ def main():
             model.save(path)
         print(f"{arguments.out}: {algorithm}, reward {mean:.1f} (standard deviation {deviation:.1f}) over 100 episodes")
 
-    common.run_command(command)
+    commands.run_command(command)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pytest
 
-from configs import configuration
-from utils import Run
+from pops.configs import configuration
+from pops.support.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 TEACHER = ROOT / "saved_models" / "cartpole" / "teacher.keras"

@@ -10,14 +10,22 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import command, rows_of
 
-from configs import ConfigurationError, configuration
-from environments import AtariEnvironments, check_spaces, cores, is_registered, make_environments, spaces
-from model import DQNPacman, DQNPong, StudentPacman, StudentPong, count_weights, read_network, save_network
-from prune import PruningSchedule, _calculate_sizes_according_to_redundancy, alive, strongest_units
-from train import StateMemory, initial_state, train_dqn, train_student
-from utils import Seeds
+from pops.configs import configuration
+from pops.model import DQNPacman, DQNPong, StudentPacman, StudentPong
+from pops.prune import PruningSchedule, _calculate_sizes_according_to_redundancy, alive, strongest_units
+from pops.support.atari import AtariEnvironments
+from pops.support.environments import check_spaces, is_registered, make_environments, spaces
+from pops.support.errors import ConfigurationError
+from pops.support.networks import read_network, save_network
+from pops.support.seeds import Seeds
+from pops.support.states import StateMemory
+from pops.support.updates import initial_state
+from pops.support.workers import cores
+from pops.train import train_dqn, train_student
+from pops.utils import count_weights
+
+from conftest import command, rows_of
 
 PONG = configuration("pong")
 WIDTHS = (3, 4, 5, 6)

@@ -8,17 +8,24 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import TEACHER, TINY, Evil, command, refused
 
-import environments
-from compress import compress, goal
-from configs import ConfigurationError, RunFailed, configuration
-from environments import ProcessEnvironments, check_spaces, configuration_of, describe, make_environments
-from export import check_numbers
-from model import DQNPong, agents_of, read_network, save_network
-from teachers import TeacherFunction, is_stable_baselines, load_teacher
-from train import evaluate_network
-from utils import Seeds, select_actions
+from pops.compress import compress
+from pops.configs import configuration
+from pops.deploy.check import check_numbers
+from pops.model import DQNPong, agents_of
+from pops.policies.functions import TeacherFunction
+from pops.policies.stable_baselines import is_stable_baselines
+from pops.policies.teacher import load_teacher
+from pops.support import workers
+from pops.support.environments import check_spaces, configuration_of, describe, make_environments
+from pops.support.errors import ConfigurationError, RunFailed
+from pops.support.networks import read_network, save_network
+from pops.support.playing import evaluate_network, select_actions
+from pops.support.seeds import Seeds
+from pops.support.session import goal
+from pops.support.workers import ProcessEnvironments
+
+from conftest import TEACHER, TINY, Evil, command, refused
 
 ANY = [setting for setting in TINY if not setting.startswith("evaluation.")] + [
     "evaluation.choose_episodes=20",
@@ -31,7 +38,7 @@ ANY = [setting for setting in TINY if not setting.startswith("evaluation.")] + [
 @pytest.fixture(autouse=True)
 def no_processes_left():
     yield
-    environments._stop_workers()
+    workers._stop_workers()
 
 
 class Odd(gymnasium.Env):
@@ -184,7 +191,7 @@ def test_a_derived_objective_stands_in_the_summary_and_a_run_goes_on_with_it(tmp
 
 
 def test_environments_that_the_caller_registered_are_played_in_one_process(monkeypatch):
-    monkeypatch.setattr(environments, "cores", lambda: 2)
+    monkeypatch.setattr(workers, "cores", lambda: 2)
     register(monkeypatch)
     copies = make_environments({"id": "odd/Odd-v0", "max_episode_steps": 5}, 20, autoreset=False)
     assert len(copies.shares) == 1
@@ -274,7 +281,7 @@ def test_continuous_actions_stay_within_their_bounds():
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_copies_take_continuous_actions(processes, monkeypatch):
-    monkeypatch.setattr(environments, "cores", lambda: processes)
+    monkeypatch.setattr(workers, "cores", lambda: processes)
     monkeypatch.setattr(ProcessEnvironments, "COPIES", 1)
     copies = make_environments({"id": "Pendulum-v1", "max_episode_steps": 30}, 3)
     assert len(copies.shares) == processes

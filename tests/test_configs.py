@@ -7,17 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs import (
-    ENVIRONMENTS,
-    PROFILES,
-    ConfigurationError,
-    by_size,
-    configuration,
-    learning_rate,
-    linear,
-    settings_of,
-    validate,
-)
+from pops.configs import ENVIRONMENTS, PROFILES, by_size, configuration, learning_rate, linear, settings_of, validate
+from pops.support.errors import ConfigurationError
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)

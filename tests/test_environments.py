@@ -6,12 +6,14 @@ import gymnasium
 import numpy as np
 import pytest
 
-import environments
-from configs import RunFailed, configuration
-from environments import ProcessEnvironments, make_environments
-from model import ActorLunarLander
-from train import evaluate_network, varied
-from utils import Player, Seeds, single
+from pops.configs import configuration
+from pops.model import ActorLunarLander
+from pops.support import workers
+from pops.support.environments import make_environments
+from pops.support.errors import RunFailed
+from pops.support.playing import Player, evaluate_network, single, varied
+from pops.support.seeds import Seeds
+from pops.support.workers import ProcessEnvironments
 
 LUNARLANDER = {"id": "LunarLander-v3", "max_episode_steps": 90}
 
@@ -19,7 +21,7 @@ LUNARLANDER = {"id": "LunarLander-v3", "max_episode_steps": 90}
 @pytest.fixture(autouse=True)
 def no_processes_left():
     yield
-    environments._stop_workers()
+    workers._stop_workers()
 
 
 def actions_of(copies, steps=200):
@@ -40,7 +42,7 @@ def single_copy(seed, actions):
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_copies_play_what_single_environments_play(processes, monkeypatch):
-    monkeypatch.setattr(environments, "cores", lambda: processes)
+    monkeypatch.setattr(workers, "cores", lambda: processes)
     monkeypatch.setattr(ProcessEnvironments, "COPIES", 1)
     copies = make_environments(LUNARLANDER, 5)
     assert isinstance(copies, ProcessEnvironments) and len(copies.shares) == processes
@@ -72,7 +74,7 @@ def test_without_autoreset_an_ended_copy_stays_as_it_is():
 
 def groups():
     """Numbers of the groups of copies that this process holds."""
-    return [number for workers in environments._running.values() for number in workers[0].copies.groups]
+    return [number for group in workers._running.values() for number in group[0].copies.groups]
 
 
 def test_copies_that_nobody_uses_are_dropped():
@@ -102,7 +104,7 @@ def test_many_episodes_are_played_in_parts(monkeypatch):
     network = ActorLunarLander(config["model"]).network
     config = varied(config, "greedy")
     together = evaluate_network(network, config, Seeds(0), 7, "report")
-    monkeypatch.setattr("train.EVALUATION_COPIES", 3)
+    monkeypatch.setattr("pops.support.playing.EVALUATION_COPIES", 3)
     over = []
     parts = evaluate_network(network, config, Seeds(0), 7, "report", watch=lambda *now: over.append(now))
     np.testing.assert_array_equal(parts, together)
@@ -115,7 +117,7 @@ def policy():
 
 
 def test_a_process_that_ended_fails_the_run_in_one_line(monkeypatch):
-    monkeypatch.setattr(environments, "cores", lambda: 2)
+    monkeypatch.setattr(workers, "cores", lambda: 2)
     player = Player(policy(), LUNARLANDER, 16, "greedy")
     worker = player.environments.workers[1]
 
@@ -129,7 +131,7 @@ def test_a_process_that_ended_fails_the_run_in_one_line(monkeypatch):
 
 
 def test_an_interrupted_step_leaves_no_answer_for_the_next_one(monkeypatch):
-    monkeypatch.setattr(environments, "cores", lambda: 2)
+    monkeypatch.setattr(workers, "cores", lambda: 2)
     copies = make_environments(LUNARLANDER, 16)
     first, _ = copies.reset(seed=0)
     here = copies.workers[0]

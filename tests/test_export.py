@@ -6,18 +6,24 @@ import subprocess
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, command, refused
 
-import export
-from configs import ConfigurationError, RunFailed, configuration
-from model import AGENTS, count_weights, kernels, read_network, save_network
-from utils import Seeds
+from pops.configs import configuration
+from pops.deploy import c, check, litert, onnx
+from pops.deploy.convert import with_actions
+from pops.model import AGENTS
+from pops.scripts import export
+from pops.support.errors import ConfigurationError, RunFailed
+from pops.support.networks import read_network, save_network
+from pops.support.seeds import Seeds
+from pops.utils import count_weights, kernels
+
+from conftest import ROOT, command, refused
 
 STUDENT = ROOT / "results" / "cartpole" / "seed0" / "student.keras"
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror")
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:tensorflow.lite.python.interpreter")  # deprecated there
-needs_compiler = pytest.mark.skipif(export.c_compiler() is None, reason="there is no C compiler")
+needs_compiler = pytest.mark.skipif(c.c_compiler() is None, reason="there is no C compiler")
 
 
 def random_network(environment, widths, activation="linear", seed=0):
@@ -49,8 +55,8 @@ def case(request):
 def compiled(network, observations, folder, int8=False):
     """Its header, and the header compiled."""
     header = folder / "policy.h"
-    header.write_text(export.c_header(network, network.name, "policy", int8))
-    return header, export.CompiledPolicy(header, observations, network(observations[:1]).numpy(), export.c_compiler())
+    header.write_text(c.c_header(network, network.name, "policy", int8))
+    return header, c.CompiledPolicy(header, observations, network(observations[:1]).numpy(), c.c_compiler())
 
 
 def same_outputs(run, network, observations):
@@ -77,7 +83,7 @@ def test_an_int8_header_gives_the_outputs_of_keras_with_the_quantised_weights(ca
     weights = network.get_weights()
     for index in range(0, len(weights), 2):
         kernel = weights[index].reshape(-1, weights[index].shape[-1])
-        whole, scale = export.quantised(kernel)
+        whole, scale = c.quantised(kernel)
         weights[index] = (whole * scale).reshape(weights[index].shape)
         assert whole.dtype == np.int8 and scale.shape == kernel.shape[1:]
         assert (np.abs(whole).max(axis=0) == 127).all()  # each output has a scale of its own
@@ -89,7 +95,7 @@ def test_an_int8_header_gives_the_outputs_of_keras_with_the_quantised_weights(ca
 
 
 def test_outputs_without_any_weight_have_a_scale():
-    whole, scale = export.quantised(np.array([[0.0, 1e-38, 2.0], [0.0, 0.0, -4.0]], np.float32))
+    whole, scale = c.quantised(np.array([[0.0, 1e-38, 2.0], [0.0, 0.0, -4.0]], np.float32))
     assert (whole[:, :2] == 0).all() and np.isfinite(scale).all()
     np.testing.assert_array_equal(whole[:, 2], [64, -127])
 
@@ -108,7 +114,7 @@ def test_numbers_in_a_header_read_back_exactly():
     weights = [generator.normal(size=w.shape) * 10.0 ** generator.integers(-44, 38, w.shape) for w in network.get_weights()]
     weights[0].flat[:4] = [0.0, -0.0, 1.0, 1e-45]
     network.set_weights(weights)
-    text = export.c_header(network, "title", "name")
+    text = c.c_header(network, "title", "name")
     for number, expected in enumerate(network.get_weights()):
         name = f"policy_{('weights', 'biases')[number % 2]}_{number // 2 + 1}"
         found = re.search(rf"static const float {name}\[{expected.size}\] = {{(.*?)}};", text, re.DOTALL)[1]
@@ -123,14 +129,14 @@ def test_numbers_in_a_header_read_back_exactly():
 @pytest.mark.parametrize("environment", ["lunarlander", "pong"])
 def test_headers_compile_as_c_and_as_cpp_without_warnings(environment, int8, tmp_path):
     network, _ = random_network(environment, [2, 3, 4, 5])
-    (tmp_path / "policy.h").write_text(export.c_header(network, "a */ title", "policy", int8))
+    (tmp_path / "policy.h").write_text(c.c_header(network, "a */ title", "policy", int8))
     function = f"int act(const {'unsigned char' if environment == 'pong' else 'float'} *observation)"
     lines = ['#include "policy.h"'] * 2 + [f"{function};", f"{function} {{ return policy_act(observation); }}", ""]
     (tmp_path / "main.c").write_text("\n".join(lines))
     (tmp_path / "unused.c").write_text('#include "policy.h"\nextern int nothing;\n')
     for language in (["-x", "c", "-std=c99"], ["-x", "c++", "-std=c++11"]):
         for file in ("main.c", "unused.c"):
-            arguments = [*export.c_compiler(), *language, "-O2", *WARNINGS, "-c", file, "-o", "main.o"]
+            arguments = [*c.c_compiler(), *language, "-O2", *WARNINGS, "-c", file, "-o", "main.o"]
             result = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True)
             assert result.returncode == 0, result.stderr
 
@@ -141,7 +147,7 @@ def test_weights_that_are_no_numbers_are_refused():
     weights[2][0, 0] = np.nan
     network.set_weights(weights)
     with pytest.raises(ConfigurationError, match="layer dense_2 has weights that are no finite numbers"):
-        export.c_header(network, "title", "name")
+        c.c_header(network, "title", "name")
 
 
 @needs_compiler
@@ -149,7 +155,7 @@ def test_a_header_that_does_not_compile_fails_in_one_line(tmp_path):
     (tmp_path / "policy.h").write_text("no C\n")
     network, observations = random_network("cartpole", [3])
     with pytest.raises(RunFailed, match=r"^.+ does not compile the header: .*no") as error:
-        export.CompiledPolicy(tmp_path / "policy.h", observations, network(observations).numpy(), export.c_compiler())
+        c.CompiledPolicy(tmp_path / "policy.h", observations, network(observations).numpy(), c.c_compiler())
     assert "\n" not in str(error.value)
 
 
@@ -159,8 +165,8 @@ def test_a_header_that_does_not_compile_fails_in_one_line(tmp_path):
 @pytest.mark.parametrize("name", ["MLP", "convolutions"])
 def test_litert_gives_the_outputs_of_keras_for_batches_of_any_size(name, tmp_path):
     network, observations = random_network(*NETWORKS[name])
-    export.write_litert(network, tmp_path / "policy.tflite")
-    run = export.litert_runtime(tmp_path / "policy.tflite")
+    litert.write_litert(network, tmp_path / "policy.tflite")
+    run = litert.litert_runtime(tmp_path / "policy.tflite")
     for rows in (50, 3, 50):
         same_outputs(run, network, observations[:rows])
 
@@ -171,15 +177,15 @@ def test_int8_litert_is_int8_inside_and_close_to_keras(name, tmp_path):
 
     network, observations = random_network(*NETWORKS[name])
     path = tmp_path / "policy.tflite"
-    export.write_litert(network, path, observations)
-    outputs, _ = export.litert_runtime(path)(observations)
+    litert.write_litert(network, path, observations)
+    outputs, _ = litert.litert_runtime(path)(observations)
     expected = network(observations).numpy()
     assert 0 < np.abs(outputs - expected).max() < 0.05 * np.abs(expected).max()
     details = tf.lite.Interpreter(str(path)).get_tensor_details()
     tensors = [detail for detail in details if len(detail["shape"]) > 1 and detail["dtype"] == np.int8]
     assert len(tensors) >= 2 * len(kernels(network))  # these, and what comes out of each layer
-    export.write_litert(network, path, observations[:1] * 0)  # observations that do not represent any
-    outputs, _ = export.litert_runtime(path)(observations)
+    litert.write_litert(network, path, observations[:1] * 0)  # observations that do not represent any
+    outputs, _ = litert.litert_runtime(path)(observations)
     assert np.abs(outputs - expected).max() > 0.1 * np.abs(expected).max()
 
 
@@ -187,15 +193,15 @@ def test_int8_litert_sees_frames_in_blocks_with_the_same_outputs(tmp_path):
     import tensorflow as tf
 
     network, observations = random_network(*NETWORKS["convolutions"])
-    changed = export.on_blocks(network)
+    changed = litert.on_blocks(network)
     kernel, *others = network.get_weights()
-    rounded, scale = export.quantised(kernel.reshape(-1, kernel.shape[-1]))
+    rounded, scale = c.quantised(kernel.reshape(-1, kernel.shape[-1]))
     np.testing.assert_allclose(
         np.sort(changed.get_weights()[0].ravel()) * 50, np.sort((rounded * scale).ravel()), atol=1e-6
     )
     network.set_weights([(rounded * scale).reshape(kernel.shape), *others])
-    same_outputs(lambda rows: export._with_actions(changed(rows).numpy()), network, observations)
-    export.write_litert(network, tmp_path / "policy.tflite", observations)
+    same_outputs(lambda rows: with_actions(changed(rows).numpy()), network, observations)
+    litert.write_litert(network, tmp_path / "policy.tflite", observations)
     details = tf.lite.Interpreter(str(tmp_path / "policy.tflite")).get_tensor_details()
     assert (84, 21, 4 * 4) in {tuple(detail["shape"][1:]) for detail in details}  # four columns of four frames each
 
@@ -216,37 +222,37 @@ def test_other_first_convolutions_stay_as_they_are(change, permutation):
     network = keras.Sequential(
         [keras.Input((4, 84, 84), dtype="uint8"), layers.Rescaling(1), layers.Permute(permutation), convolution]
     )
-    assert export.on_blocks(network) is network
+    assert litert.on_blocks(network) is network
 
 
 def test_networks_without_frames_stay_as_they_are():
     network, _ = random_network(*NETWORKS["MLP"])
-    assert export.on_blocks(network) is network
+    assert litert.on_blocks(network) is network
 
 
 def test_what_cannot_be_converted_fails_in_one_line(tmp_path, capfd):
     layers = [keras.Input((4,)), keras.layers.Dense(3), keras.layers.Activation(keras.ops.arctan), keras.layers.Dense(2)]
     network = keras.Sequential(layers, name="waves")
     with pytest.raises(RunFailed, match=r"^waves: cannot be converted to litert \(.+\)$"):
-        export.write_litert(network, tmp_path / "policy.tflite", np.ones((5, 4), np.float32))
+        litert.write_litert(network, tmp_path / "policy.tflite", np.ones((5, 4), np.float32))
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("name", ["MLP", "convolutions"])
 def test_onnx_gives_the_outputs_of_keras_for_batches_of_any_size(name, tmp_path):
-    for package in export.PACKAGES:
+    for package in onnx.PACKAGES:
         pytest.importorskip(package, reason="pip install -r requirements-export.txt")
     network, observations = random_network(*NETWORKS[name])
     network(observations)  # Keras asks for that
-    export.write_onnx(network, tmp_path / "policy.onnx")
-    run = export.onnx_runtime(tmp_path / "policy.onnx")
+    onnx.write_onnx(network, tmp_path / "policy.onnx")
+    run = onnx.onnx_runtime(tmp_path / "policy.onnx")
     for rows in (50, 3):
         same_outputs(run, network, observations[:rows])
 
 
 def test_a_missing_package_is_named_with_what_to_install(monkeypatch):
     parts = (ROOT / "requirements-export.txt").read_text()
-    assert all(re.search(rf"^{name}~=", parts, re.MULTILINE) for name in export.PACKAGES)
+    assert all(re.search(rf"^{name}~=", parts, re.MULTILINE) for name in onnx.PACKAGES)
     monkeypatch.setattr(export, "PACKAGES", ("numpy", "no_such_package"))
     with pytest.raises(ConfigurationError) as error:
         export.check_arguments(arguments_of("--format", "onnx", "--out", "policy.onnx"))
@@ -264,7 +270,7 @@ def test_different_actions_fail_but_ties_do_not(capsys):
 
     def check(actions, exact=True):
         run = lambda observations: (expected[observations[:, 0]], np.array(actions)[observations[:, 0]])  # noqa: E731
-        export.check_actions(run, np.arange(4)[:, None], expected, exact)
+        check.check_actions(run, np.arange(4)[:, None], expected, exact)
         return capsys.readouterr().out
 
     assert "actions: 4 of 4 are the Keras model's, 0 ties, 0 different; outputs differ by 0 at most" in check([1, 1, 1, 2])
@@ -284,25 +290,25 @@ def test_every_observation_is_compared_once(monkeypatch):
         seen.extend(observations[:, 0])
         return np.zeros((len(observations), 2), np.float32), np.zeros(len(observations), int)
 
-    export.check_actions(run, np.arange(10)[:, None], np.zeros((10, 2), np.float32), exact=True)
+    check.check_actions(run, np.arange(10)[:, None], np.zeros((10, 2), np.float32), exact=True)
     assert seen == list(range(10))
 
 
 def test_observations_are_those_that_the_policy_meets_with_its_outputs():
     network, config = read_network(STUDENT), configuration("cartpole")
-    observations, outputs = export.played_observations(network, config, Seeds(0), 1000, "check")
+    observations, outputs = check.played_observations(network, config, Seeds(0), 1000, "check")
     assert observations.shape == (1000, 4) and observations.dtype == np.float32
     np.testing.assert_allclose(outputs, network(observations), atol=1e-5)
     assert len(np.unique(observations, axis=0)) == 1000
     assert np.abs(observations[:, 2]).max() < 0.21 and np.abs(observations[:, 0]).max() > 0.05  # it keeps the pole up
-    others, _ = export.played_observations(network, config, Seeds(0), 1000, "calibrate")
+    others, _ = check.played_observations(network, config, Seeds(0), 1000, "calibrate")
     assert not np.isin(others[:, 0], observations[:, 0]).any()
 
 
 def test_more_observations_than_fit_into_memory_are_refused():
     network, _ = random_network("pong", [1, 1, 1, 1])
     with pytest.raises(ConfigurationError, match=r"--observations 100000: at most 19,021 of this environment's"):
-        export.played_observations(network, configuration("pong"), Seeds(0), 100_000, "check")
+        check.played_observations(network, configuration("pong"), Seeds(0), 100_000, "check")
 
 
 # The command
@@ -330,7 +336,7 @@ def test_the_shipped_cartpole_student_as_a_header(tmp_path):
     assert list(header.parent.iterdir()) == [header]
     assert header.read_text().startswith("/* cartpole_student: ") and "#ifndef POLICY_CARTPOLE_H" in header.read_text()
     _, run = compiled(read_network(STUDENT), np.zeros((1, 4), np.float32), tmp_path)
-    written = export.CompiledPolicy(header, np.zeros(4, np.float32), np.zeros((1, 2)), export.c_compiler())
+    written = c.CompiledPolicy(header, np.zeros(4, np.float32), np.zeros((1, 2)), c.c_compiler())
     observations = np.random.default_rng(0).normal(size=(1000, 4)).astype(np.float32)
     np.testing.assert_array_equal(run(observations)[0], written(observations)[0])
 
@@ -360,7 +366,7 @@ def test_without_a_compiler_the_header_is_written_but_the_command_fails(tmp_path
 
 
 def test_onnx_from_the_command(tmp_path):
-    for package in export.PACKAGES:
+    for package in onnx.PACKAGES:
         pytest.importorskip(package, reason="pip install -r requirements-export.txt")
     result = command("export.py", STUDENT, "--format", "onnx", "--out", tmp_path / "policy.onnx")
     assert result.returncode == 0 and result.stderr == "", result.stderr

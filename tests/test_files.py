@@ -12,27 +12,19 @@ import zipfile
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT, TEACHER, Evil
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import files
-from configs import ConfigurationError, configuration
-from files import (
-    Checkpoints,
-    Damaged,
-    Part,
-    check_seal,
-    checksum,
-    read_values,
-    replacing,
-    seal,
-    unfinished,
-    write_json,
-    write_values,
-)
-from model import CartPoleDQN, read_network, save_network
-from utils import Run, versions
+from pops.configs import configuration
+from pops.model import CartPoleDQN
+from pops.support import files
+from pops.support.checkpoints import Checkpoints, Part, read_values, write_values
+from pops.support.errors import ConfigurationError, Damaged
+from pops.support.files import check_seal, checksum, replacing, seal, unfinished, write_json
+from pops.support.networks import read_network, save_network
+from pops.support.run import Run, versions
+
+from conftest import ROOT, TEACHER, Evil
 
 TABLE = configuration("cartpole")["distill"]["learning_rate"]  # changed in its last number only
 TABLE[0][1][-1][1] = 0.5
@@ -395,7 +387,10 @@ def test_a_run_takes_no_folder_that_holds_something_else(tmp_path, new_run, conf
 
 
 def test_a_second_run_in_a_folder_is_refused_until_the_first_ones_process_is_dead(new_run, config, tmp_path):
-    program = "import sys, files; files.lock(sys.argv[1]); print('locked', flush=True); sys.stdin.read()"
+    program = (
+        "import sys; from pops.support.files import lock; held = lock(sys.argv[1]); "
+        "print('locked', flush=True); sys.stdin.read()"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path)],
         cwd=ROOT,

@@ -9,11 +9,12 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT, command, tiny_pops
 
-from configs import ENVIRONMENTS, configuration
-from files import check_listed, check_seal
-from model import AGENTS
+from pops.configs import ENVIRONMENTS, configuration
+from pops.model import AGENTS
+from pops.support.files import check_listed, check_seal
+
+from conftest import command, tiny_pops
 
 tf1 = tf.compat.v1
 
@@ -118,8 +119,7 @@ def published_outputs(layers, states, scale=256, output=lambda x: x):
 @pytest.fixture
 def run(monkeypatch, capsys):
     """Runs the command in this process, which saves the start of TensorFlow. Returns (exit code, stdout, stderr)."""
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    import import_published
+    from pops.scripts import import_published
 
     def start(*arguments):
         monkeypatch.setattr(sys, "argv", ["import_published.py", *map(str, arguments)])

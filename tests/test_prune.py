@@ -9,23 +9,24 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import prune
-from configs import configuration
-from model import CartPoleDQN, StudentCartPole
-from prune import (
+from pops import prune
+from pops.configs import configuration
+from pops.model import CartPoleDQN, StudentCartPole
+from pops.prune import (
     Freeze,
     PruningSchedule,
     Rollback,
     _calculate_sizes_according_to_redundancy,
     alive,
     calculate_redundancy,
-    choices,
-    magnitude_mask,
     shrink,
     strongest_units,
     widths_between,
 )
-from train import Distilled, Task, initial_state
+from pops.support.records import choices
+from pops.support.updates import initial_state
+from pops.train import Distilled, Task
+from pops.utils import magnitude_mask
 
 SETTINGS = configuration("cartpole")["model"]
 

@@ -12,16 +12,17 @@ import shutil
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, TEACHER, TINY, command, refused
 from PIL import Image
 from rich.console import Console
 
-import common
-import utils
-from configs import ConfigurationError
-from model import DQNPong, save_network
-from report import write_report
-from utils import result_rows
+from pops.model import DQNPong
+from pops.support import commands
+from pops.support.errors import ConfigurationError
+from pops.support.networks import save_network
+from pops.support.report import write_report
+from pops.support.results import result_rows
+
+from conftest import ROOT, TEACHER, TINY, command, refused
 
 
 class Page(html.parser.HTMLParser):
@@ -87,7 +88,7 @@ def test_the_command_writes_the_page_again(tiny_run, tmp_path):
 
 def test_the_bar_shows_phase_reward_and_sparsity(config, new_run, monkeypatch):
     written = io.StringIO()
-    monkeypatch.setattr(utils, "console", Console(file=written, force_terminal=True, width=200))
+    monkeypatch.setattr("pops.support.run.console", Console(file=written, force_terminal=True, width=200))
     run = new_run(config)
     with run.watching():
         run.progress("step 1: pruning", 30, 120)
@@ -108,11 +109,11 @@ def test_the_bar_shows_phase_reward_and_sparsity(config, new_run, monkeypatch):
 
 def test_missing_tensorboard_is_named_with_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    common.check_tensorboard(argparse.Namespace(tensorboard=False))
+    commands.check_tensorboard(argparse.Namespace(tensorboard=False))
     with pytest.raises(
         ConfigurationError, match=r"^--tensorboard: missing; install with: pip install -r requirements-tensor"
     ):
-        common.check_tensorboard(argparse.Namespace(tensorboard=True))
+        commands.check_tensorboard(argparse.Namespace(tensorboard=True))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="TensorBoard is not installed")
@@ -161,9 +162,8 @@ def test_policies_are_compared_as_a_device_runs_them(tiny_run, tmp_path):
 
 
 def test_multiplications_of_convolutions_count_every_place():
-    from deploy_report import multiply_accumulates
-
-    from configs import configuration
+    from pops.configs import configuration
+    from pops.deploy.device import multiply_accumulates
 
     network = DQNPong(configuration("pong")["model"], [2, 3, 4, 5]).network
     expected = 20**2 * 8**2 * 4 * 2 + 9**2 * 4**2 * 2 * 3 + 7**2 * 3**2 * 3 * 4 + 7**2 * 4 * 5 + 5 * 3

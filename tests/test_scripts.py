@@ -14,12 +14,14 @@ import time
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, TEACHER, TINY, command, refused, tiny_pops
 from PIL import Image
 
-from configs import ConfigurationError, configuration
-from model import CartPoleDQN
-from utils import load_run
+from pops.configs import configuration
+from pops.model import CartPoleDQN
+from pops.support.errors import ConfigurationError
+from pops.support.results import load_run
+
+from conftest import ROOT, TEACHER, TINY, command, refused, tiny_pops
 
 MODELS = ("pruned_step_1.keras", "student_step_1.keras", "student.keras")
 

@@ -4,33 +4,30 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import rows_of
 
-import prune
-import train
-from configs import RunFailed, configuration
-from model import ActorLunarLander, CartPoleDQN, CriticLunarLander, StudentCartPole
-from prune import PruningSchedule, iterative_pruning_policy_distillation
-from train import (
-    StateMemory,
-    StudentGames,
+from pops import train
+from pops.configs import configuration
+from pops.model import ActorLunarLander, CartPoleDQN, CriticLunarLander, StudentCartPole
+from pops.prune import PruningSchedule, iterative_pruning_policy_distillation
+from pops.support.errors import RunFailed
+from pops.support.playing import Player
+from pops.support.replay import ReplayMemory
+from pops.support.rewards import matches
+from pops.support.seeds import Seeds
+from pops.support.states import StateMemory, StudentGames, Visited
+from pops.support.updates import adam, average, generalised_advantages, initial_state, rmsprop
+from pops.train import (
     Task,
-    adam,
-    average,
     check_loss,
     evaluate_student,
     fit_supervised,
-    generalised_advantages,
-    initial_state,
-    matches,
-    replay_memory,
-    rmsprop,
     student_player,
     train_actor_critic,
     train_dqn,
     train_student,
 )
-from utils import Player, ReplayMemory, Seeds
+
+from conftest import rows_of
 
 WIDTHS = (6, 5, 4)
 
@@ -229,7 +226,7 @@ def test_teacher_fills_the_replay_with_its_outputs(config, teacher_task):
     task, agent = teacher_task(config)
     seen = []
     task.run.progress = lambda *now: seen.append(now)
-    replay, again = replay_memory(task), filled(task)
+    replay, again = task.new_replay(), filled(task)
     replay.fill()
     assert replay.size == config["replay"]["observe"]
     assert seen[0][1] < seen[-1][1] and seen[-1] == ("the teacher fills the replay", replay.added, replay.size)
@@ -295,8 +292,8 @@ def test_a_student_whose_weights_are_averaged_is_the_average(config, teacher_tas
 
 
 def test_visited_states_are_all_of_them_or_those_of_every_second_fourth_step(monkeypatch, generator):
-    monkeypatch.setattr(train.Visited, "LIMIT", 100 * 8)
-    visited, steps = train.Visited(), [np.full((8 - index // 8, 2), index, np.float32) for index in range(60)]
+    monkeypatch.setattr(Visited, "LIMIT", 100 * 8)
+    visited, steps = Visited(), [np.full((8 - index // 8, 2), index, np.float32) for index in range(60)]
     for _ in range(2):  # the second time in the same memory
         visited.clear()
         for count, step in enumerate(steps, 1):
@@ -467,7 +464,7 @@ def test_a_student_whose_weights_are_averaged_while_it_is_pruned_is_the_average(
     student.plain = lambda weights, masks: seen.append(weights) or plain(weights, masks)
     start = initial_state(*student.copy(agent.network), averaged=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prune, "train_student", lambda *a, **b: seen.append(train.train_student(*a, **b)) or seen[-1])
+        patch.setattr(train, "train_student", lambda *a, **b: seen.append(train_student(*a, **b)) or seen[-1])
         iterative_pruning_policy_distillation(student, start, task, step=1)
     (state, _), played = seen
     assert played is state.averages
@@ -548,7 +545,7 @@ def test_steps_that_only_start_an_episode_are_not_trained_on(monkeypatch, new_ru
         last.append(ended[-1].copy())
         return states, tf.constant(0.0)
 
-    monkeypatch.setattr(train, "_actor_critic_block", lambda *_: block)
+    monkeypatch.setattr(train, "actor_critic_block", lambda *_: block)
     agents = ActorLunarLander(config["model"]), CriticLunarLander(config["model"])
     train_actor_critic(*agents, config, Seeds(0), new_run(config))
     assert len(seen) == 5 and any(only_start[:4].any() for only_start in seen)
@@ -638,7 +635,7 @@ def test_ipp_goes_on_to_the_bit_from_its_checkpoints(monkeypatch, config, teache
     }
     task, agent = teacher_task(config)
     monkeypatch.setattr(train, "BLOCK_BYTES", 8 * task.config["prune"]["batch_size"] * 24)  # blocks of 8 updates, then 4
-    monkeypatch.setattr(prune, "student_player", lambda *_: RandomScores(1, 3))
+    monkeypatch.setattr(train, "student_player", lambda *_: RandomScores(1, 3))
     student = StudentCartPole(config["model"], WIDTHS)
     speeds = set()
 
@@ -650,7 +647,7 @@ def test_ipp_goes_on_to_the_bit_from_its_checkpoints(monkeypatch, config, teache
         speeds.add(arguments[8])
         return train_student(*arguments, **named)
 
-    monkeypatch.setattr(prune, "train_student", noting_speed)
+    monkeypatch.setattr(train, "train_student", noting_speed)
     for expected, resumed in interrupted_everywhere(ipp, task, new_run):
         same(expected, resumed)
     assert speeds > {1.0} and (0.0 in speeds) == (recovery == "freeze"), speeds

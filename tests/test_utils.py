@@ -8,10 +8,13 @@ import pytest
 import tensorflow as tf
 from rich.console import Console
 
-import utils
-from configs import ConfigurationError
-from environments import check_spaces
-from utils import FrameTransitions, Player, ReplayMemory, Seeds, reward_statistics, select_actions
+from pops.support import console
+from pops.support.environments import check_spaces
+from pops.support.errors import ConfigurationError
+from pops.support.playing import Player, select_actions
+from pops.support.replay import FrameTransitions, ReplayMemory
+from pops.support.rewards import reward_statistics
+from pops.support.seeds import Seeds
 
 CARTPOLE = {"id": "CartPole-v1", "max_episode_steps": 200}
 
@@ -155,9 +158,9 @@ def test_transitions_of_frames_are_those_of_the_game(capacity):
 
 def test_a_table_is_whole_on_a_narrow_terminal(monkeypatch):
     written = io.StringIO()
-    monkeypatch.setattr(utils, "console", Console(file=written, width=30, soft_wrap=True))
-    utils.log(
-        utils.table([["policy", "hidden units", "weights"], ["teacher", "32-64-64-512", "1,684,992"]], "Sizes", words=2)
+    monkeypatch.setattr(console, "console", Console(file=written, width=30, soft_wrap=True))
+    console.log(
+        console.table([["policy", "hidden units", "weights"], ["teacher", "32-64-64-512", "1,684,992"]], "Sizes", words=2)
     )
     title, headings, line, row = (text.strip() for text in written.getvalue().splitlines() if text.strip())
     assert title == "Sizes" and set(line) == {"─"} and len(line) > 30

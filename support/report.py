@@ -6,9 +6,11 @@ import html
 import json
 from pathlib import Path
 
-from configs import ConfigurationError
-from files import replacing
-from utils import choice_lines, draw_rewards, result_rows, rewards_text
+from pops.support.errors import ConfigurationError
+from pops.support.files import replacing
+from pops.support.results import choice_lines, result_rows
+from pops.support.rewards import rewards_text
+from pops.utils import draw_rewards
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff }

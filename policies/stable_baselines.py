@@ -1,42 +1,15 @@
-"""Teachers from elsewhere: Keras files and networks, Stable-Baselines3 files, and Python functions.
-
-Apart from `model.py` because only this module knows of another library's files.
-"""
+"""Policies of Stable-Baselines3, read from its files without that library."""
 
 import io
 import json
 import re
 import zipfile
-from pathlib import Path
 
-import keras
 import numpy as np
-import tensorflow as tf
 
-from configs import ConfigurationError
-from model import ConvolutionalAgent, agents_of, check_shapes
-
-
-def load_teacher(teacher, environment, settings):
-    """A teacher as the agent of its environment.
-
-    Args:
-        teacher: path of a Keras file or of a Stable-Baselines3 .zip, or a Keras network.
-        environment: a key of configs.ENVIRONMENTS, or Gymnasium's name.
-        settings: the configuration's group `model`.
-
-    Raises:
-        ConfigurationError: the file is not readable, or not a network of this environment's kind.
-    """
-    kind = agents_of(environment).teacher
-    if isinstance(teacher, keras.Model):
-        return kind.from_network(teacher, settings)
-    if is_stable_baselines(teacher):
-        return from_stable_baselines(Path(teacher), kind, settings)
-    return kind.load(teacher, settings)
-
-
-# Stable-Baselines3
+from pops.model import ConvolutionalAgent
+from pops.support.errors import ConfigurationError
+from pops.support.networks import check_shapes
 
 
 def is_stable_baselines(path):
@@ -146,39 +119,3 @@ def _centred(weights, kind, scale):
     # What was flattened with channels first is flattened with channels last here.
     features = features.reshape(len(features), channels, -1).transpose(0, 2, 1).reshape(len(features), -1)
     return [*images, features, features_bias, last, last_bias]
-
-
-# Functions
-
-
-class TeacherFunction:
-    """A Python function used like a Keras network.
-
-    Args:
-        function: observations [batch, *observation_shape] -> action values [batch, actions], both NumPy arrays.
-        settings: the configuration's group `model`.
-        observation_type: of the observations.
-
-    Raises:
-        ConfigurationError: what it returns for a batch of zeros is not that.
-    """
-
-    def __init__(self, function, settings, observation_type="float32"):
-        self.function, self.settings = function, settings
-        # As of a network, whose inputs say what type observations have.
-        self.inputs = [keras.KerasTensor((None, *settings["observation_shape"]), observation_type)]
-        self._values(np.zeros((2, *settings["observation_shape"]), observation_type))
-
-    def __call__(self, observations):
-        outputs = tf.numpy_function(self._values, [observations], tf.float32)
-        return tf.ensure_shape(outputs, (observations.shape[0], self.settings["actions"]))
-
-    def _values(self, observations):
-        # Copies, as what TensorFlow passes and keeps must not be changed by the function, nor later.
-        values = np.array(self.function(observations.copy()), np.float32)
-        wanted = (len(observations), self.settings["actions"])
-        if values.shape != wanted or not np.isfinite(values).all():
-            raise ConfigurationError(
-                f"the teacher: returned {values.shape} for a batch of {wanted[0]}; finite {wanted} needed"
-            )
-        return values

@@ -1,20 +1,18 @@
-"""What the commands share: finding the project, quiet imports, one-line errors and exit codes."""
+"""What the commands share: arguments, one-line errors and exit codes."""
 
 import argparse
-import contextlib
 import importlib.util
 import os
 import shlex
 import signal
 import sys
-import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+from pops.configs import ENVIRONMENTS, PROFILES, configuration
+from pops.support.errors import ConfigurationError, RunFailed
+from pops.support.files import check_readable
 
-from configs import ENVIRONMENTS, PROFILES, ConfigurationError, RunFailed, configuration  # noqa: E402
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,7 +41,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--tensorboard", action="store_true", help="write DIR/tensorboard for TensorBoard as well")
 
     def add_policy_arguments(self):
-        """The arguments of a command that plays with a saved policy; see `read_policy`."""
+        """The arguments of a command that plays with a saved policy (see `check_policy_arguments`)."""
         self.add_argument("model", type=Path, metavar="MODEL", help="Keras file written by train_teacher.py or pops.py")
         self.add_argument(
             "--env", metavar="ENV", help="its environment, or Gymnasium's name, where the file's model name does not tell"
@@ -72,22 +70,12 @@ def integer(low, high):
 SEED = integer(0, 2**32 - 1)
 
 
-@contextlib.contextmanager
-def quiet():
-    """Holds back what C++ code prints to standard error; shows it after all if the block fails."""
-    with tempfile.TemporaryFile() as held:
-        sys.stderr.flush()
-        kept = os.dup(2)
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            held.seek(0)
-            os.write(kept, held.read())
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+def check_policy_arguments(arguments, *models):
+    """Raises ConfigurationError for what `--env`, `--set` and the models' paths tell before TensorFlow is imported."""
+    if arguments.env in ENVIRONMENTS:
+        configuration(arguments.env, assignments=arguments.set)
+    for path in models:
+        check_readable(path)
 
 
 def check_tensorboard(arguments):
@@ -96,47 +84,11 @@ def check_tensorboard(arguments):
         raise ConfigurationError("--tensorboard: missing; install with: pip install -r requirements-tensorboard.txt")
 
 
-def import_tensorflow():
-    """Imports TensorFlow without what it prints about graphics processors that it does not find."""
-    with quiet():
-        import tensorflow  # noqa: F401
-
-
-def read_policy(arguments):
-    """Reads the policy that a command's arguments name (see `Parser.add_policy_arguments`).
-
-    Returns:
-        Its Keras network, the environment's key, and the configuration.
-
-    Raises:
-        ConfigurationError: a setting or the file is wrong, or the two do not fit.
-    """
-    if arguments.env in ENVIRONMENTS:
-        configuration(arguments.env, assignments=arguments.set)  # before TensorFlow, whose import takes seconds
-    import_tensorflow()
-    from environments import configuration_of, registered_name
-    from model import check_shapes, read_network
-
-    network = read_network(arguments.model)
-    environment = arguments.env or network.name.rpartition("_")[0]
-    if arguments.env is None and environment not in ENVIRONMENTS and not (environment := registered_name(environment)):
-        raise ConfigurationError(f"{arguments.model}: does not name its environment; give it with --env")
-    config = configuration_of(environment, assignments=arguments.set)
-    check_shapes(network, arguments.model, config["model"])
-    return network, environment, config
-
-
-def way_to_act(config):
-    """How the configuration's evaluations choose actions, in words."""
-    settings = config["evaluation"]
-    name = {"greedy": "greedy", "sample": "sampled"}[settings["acting"]]
-    return name + (f" but for {100 * settings['epsilon']:g} % of random actions" if settings["epsilon"] else "")
-
-
 def resume_command():
     """The command that goes on with this one's run."""
-    arguments = [argument for argument in sys.argv if argument != "--resume"]
-    return shlex.join(["python", *arguments, "--resume"])
+    program, *arguments = sys.argv
+    first = program.split() if program.startswith("pops ") else ["python", program]  # a subcommand, or a file
+    return shlex.join([*first, *(argument for argument in arguments if argument != "--resume"), "--resume"])
 
 
 def run_command(command, go_on=lambda: "start it again"):

@@ -1,0 +1,28 @@
+"""Policies as ONNX files."""
+
+import importlib.util
+
+from pops.deploy.convert import convert, with_actions
+
+PACKAGES = ("tf2onnx", "onnx", "onnxruntime")  # for ONNX; the others need none that the project does not need anyway
+
+
+def missing_packages():
+    """Those that ONNX needs and that are not installed."""
+    return [name for name in PACKAGES if not importlib.util.find_spec(name)]
+
+
+def write_onnx(network, path):
+    """Writes an ONNX file. Keras asks that the network has been called."""
+    convert(network, path, "onnx")
+
+
+def onnx_runtime(path):
+    """An ONNX file as a function: observations [n, *observation_shape] -> outputs float32 [n, actions], actions [n]."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # more are no faster for networks this small
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda observations: with_actions(session.run(None, {name: observations})[0])

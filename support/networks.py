@@ -1,0 +1,62 @@
+"""Keras files of plain networks: read without running code, written so that the same network gives the same bytes."""
+
+import json
+import re
+import zipfile
+
+import keras
+
+from pops.support.errors import ConfigurationError
+from pops.support.files import check_listed, check_readable, check_seal, listing, replacing, seal
+
+
+def read_network(path):
+    """Reads a Keras file. Never runs code from it (Keras safe mode).
+
+    Raises:
+        ConfigurationError: no such file, a damaged or another one than was written there, or not a readable Keras model.
+    """
+    check_readable(path)
+    try:
+        check_listed(path)
+        check_seal(path, needed=False)
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises many kinds for what is no model file
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigurationError(f"{path}: damaged, or no Keras model file ({reason})") from None
+
+
+def save_network(network, path):
+    """Writes a Keras file, sealed and listed in its folder. It replaces a file of that name when it is whole.
+
+    The same network gives the same bytes: times are left out, and addresses in memory, which Keras writes as the numbers of
+    shared objects, are numbered anew.
+    """
+    numbers = {}
+
+    def renumber(found):
+        return b"%s%d" % (found[1], numbers.setdefault(found[2], len(numbers)))
+
+    with listing(path), replacing(path) as temporary:
+        network.save(temporary)
+        with zipfile.ZipFile(temporary) as archive:
+            parts = {name: archive.read(name) for name in archive.namelist()}
+        metadata = json.loads(parts["metadata.json"])
+        del metadata["date_saved"]
+        parts["metadata.json"] = json.dumps(metadata).encode()
+        parts["config.json"] = re.sub(rb'("shared_object_id": )(\d+)', renumber, parts["config.json"])
+        with zipfile.ZipFile(temporary, "w") as archive:
+            for name, content in parts.items():
+                archive.writestr(zipfile.ZipInfo(name), content)
+        seal(temporary)
+
+
+def check_shapes(network, path, settings):
+    """Raises ConfigurationError unless a network fits the environment with these `model` settings."""
+    shapes = getattr(network, "input_shape", None), getattr(network, "output_shape", None)
+    wanted = (None, *settings["observation_shape"]), (None, settings["actions"])
+    if shapes != wanted:
+        raise ConfigurationError(
+            f"{path} ({network.name}): takes {shapes[0]} and gives {shapes[1]}; "
+            f"this environment needs {wanted[0]} and {wanted[1]}"
+        )

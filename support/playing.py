@@ -1,0 +1,248 @@
+"""Playing: a policy acts in copies of an environment side by side, in one compiled loop."""
+
+import math
+from typing import NamedTuple
+
+import gymnasium
+import numpy as np
+import tensorflow as tf
+
+from pops.configs import is_atari
+from pops.support.environments import make_environments
+from pops.support.rewards import reward_statistics
+
+# It would warn that loops are compiled anew: those of a Player are, for every evaluation.
+tf.get_logger().setLevel("ERROR")
+
+
+def select_actions(outputs, acting, seed, epsilon=None, bounds=()):
+    """Actions, int64 [...], from a policy's outputs, float32 [..., actions]. Runs inside compiled functions.
+
+    Args:
+        acting: "greedy" (the largest output) or "sample" (from the softmax of the outputs).
+        seed: two integers for the random numbers.
+        epsilon: share of actions drawn uniformly instead; None for none.
+        bounds: least and greatest values, each [actions], of continuous actions, which are float32 [..., actions]: the
+            outputs, kept within these.
+    """
+    uniform = tf.random.stateless_uniform
+    if len(bounds):
+        low, high = (tf.constant(bound, tf.float32) for bound in bounds)
+        actions = tf.clip_by_value(outputs, low, high)
+        if epsilon is not None:
+            others = low + (high - low) * uniform(tf.shape(actions), seed + tf.constant([1, 0]))
+            actions = tf.where(
+                uniform(tf.shape(actions)[:-1], seed + tf.constant([2, 0]))[..., None] < epsilon, others, actions
+            )
+        return actions
+    if acting == "sample":  # the Gumbel-max trick
+        outputs -= tf.math.log(-tf.math.log(uniform(tf.shape(outputs), seed, minval=1e-9)))
+    actions = tf.argmax(outputs, axis=-1)
+    if epsilon is not None:
+        shape, count = tf.shape(actions), outputs.shape[-1]
+        others = uniform(shape, seed + tf.constant([1, 0]), maxval=count, dtype=tf.int64)
+        actions = tf.where(uniform(shape, seed + tf.constant([2, 0])) < epsilon, others, actions)
+    return actions
+
+
+class Step(NamedTuple):
+    """One step of all copies that a Player plays, as NumPy arrays over [members * copies].
+
+    Attributes:
+        observations: what the policy saw, [..., *observation_shape].
+        outputs: what it gave, float32 [..., actions].
+        actions, rewards, terminated, truncated: what followed.
+        ended: terminated or truncated.
+        over: the episode had ended before: the environment only starts the next one, and no action is taken.
+    """
+
+    observations: np.ndarray
+    outputs: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    over: np.ndarray
+
+    @property
+    def ended(self):
+        return self.terminated | self.truncated
+
+
+class Player:
+    """Lets a policy play copies of an environment side by side, in one compiled loop.
+
+    Args:
+        policy: (*arguments, observations [members, copies, *observation_shape]) -> outputs [members, copies, actions].
+        settings: the configuration's group `environment`.
+        copies: copies of the environment for each member.
+        acting, epsilon: see `select_actions`.
+        members: policies that play side by side.
+        autoreset: whether the copies start over after their end; see `make_environments`.
+
+    Attributes:
+        observations: the present ones, [members * copies, *observation_shape].
+        played: after `evaluate`, numbers that tell episodes apart whose discrete actions differ, uint64 [members * copies].
+    """
+
+    def __init__(self, policy, settings, copies, acting, epsilon=None, members=1, autoreset=False):
+        self.shape = (members, copies)
+        self.environments = make_environments(settings, members * copies, autoreset)
+        space, actions = self.environments.single_observation_space, self.environments.single_action_space
+        continuous = isinstance(actions, gymnasium.spaces.Box)
+        bounds = (actions.low, actions.high) if continuous else ()
+        self.action_shape = actions.shape
+
+        def loop(observations, seed, *arguments):
+            def step(index, observations, _):
+                grouped = tf.reshape(observations, [*self.shape, *space.shape])
+                outputs = policy(*arguments, grouped)
+                actions = select_actions(outputs, acting, tf.stack([seed, index]), epsilon, bounds)
+                observations, going = tf.numpy_function(self._step, [outputs, actions], [space.dtype, tf.bool])
+                observations.set_shape([members * copies, *space.shape])
+                going.set_shape([])
+                return index + 1, observations, going
+
+            tf.while_loop(lambda index, _, going: going, step, (0, observations, True), parallel_iterations=1)
+
+        self._loop = tf.function(loop, autograph=False)
+
+    def _step(self, outputs, actions):
+        before, actions = self.observations, actions.reshape(-1, *self.action_shape)
+        try:
+            self.observations, *results, _ = self.environments.step(actions)
+            step = Step(before, outputs.reshape(len(before), -1), actions, *results, self.over)
+            self.over, going = step.ended, self._on_step(step)
+        except BaseException as error:  # TensorFlow would make another one of it
+            self._error, going = error, False
+        return self.observations, np.bool_(going)
+
+    def play(self, seed, on_step, *arguments, go_on=False):
+        """Plays until `on_step` says no.
+
+        Args:
+            seed: seed of the environments and of random actions.
+            on_step: Step -> whether to play another one.
+            arguments: tensors for the policy.
+            go_on: from where the last play ended; otherwise from environments freshly seeded.
+        """
+        self._on_step, self._error = on_step, None
+        if not go_on:
+            self._start(seed)
+        self._loop(tf.constant(self.observations), tf.constant(seed), *arguments)
+        self._on_step = None  # and with it what it holds
+        if self._error is not None:
+            raise self._error
+
+    def _start(self, seed):
+        self.observations, _ = self.environments.reset(seed=seed)
+        self.over = np.zeros(len(self.observations), bool)
+
+    def retrace(self, seed, actions):
+        """Brings the environments to where they were some actions after a `play` from freshly seeded ones.
+
+        Args:
+            actions: int [steps, members * copies].
+        """
+        self._start(seed)
+        for now in actions.astype(np.int64):
+            self.observations, _, terminated, truncated, _ = self.environments.step(now)
+            self.over = terminated | truncated
+
+    def close(self):
+        """Frees the environments."""
+        self.environments.close()
+
+    def evaluate(self, seed, *arguments, visited=None, watch=None):
+        """Plays one whole episode in every copy.
+
+        Args:
+            visited: called with the observations [n, *observation_shape] that the policy acts on, in every step.
+            watch: called with the number of episodes that are over, in every step.
+
+        Returns:
+            Sums of raw rewards, float64 [members, copies].
+        """
+        sums = np.zeros(math.prod(self.shape))
+        playing = np.ones(sums.shape, bool)
+        self.played = np.zeros(sums.shape, np.uint64)
+
+        def on_step(step):
+            if visited:
+                visited(step.observations[playing])
+            np.add(sums, step.rewards, out=sums, where=playing)
+            if not self.action_shape:
+                # A number for all actions of an episode, by a linear congruential generator.
+                number = self.played * np.uint64(6364136223846793005) + (step.actions + 1).astype(np.uint64)
+                np.copyto(self.played, number, where=playing)
+            np.logical_and(playing, ~step.ended, out=playing)
+            left = np.count_nonzero(playing)
+            if watch:
+                watch(len(playing) - left)
+            return left > 0
+
+        self.play(seed, on_step, *arguments)
+        return sums.reshape(self.shape)
+
+
+def single(network):
+    """A plain Keras network as a policy for `Player`."""
+    return lambda observations: network(observations[0])[None]
+
+
+# At most this many episodes of a network are played side by side; a copy of an environment can take 100 KiB.
+EVALUATION_COPIES = 1000
+
+# What other ways to play change in the configuration.
+VARIATIONS = {
+    "greedy": {"evaluation": {"acting": "greedy", "epsilon": 0.0}},
+    "sticky": {"environment": {"sticky": 0.25}},
+}
+
+
+def varied(config, variation):
+    """The configuration for another way to play, one of `VARIATIONS`."""
+    return config | {group: config[group] | changes for group, changes in VARIATIONS[variation].items()}
+
+
+def evaluation_player(policy, config, episodes, members=1, autoreset=False):
+    """A Player that acts as the configuration says for evaluations."""
+    settings = config["evaluation"]
+    acting, epsilon = settings["acting"], settings["epsilon"] or None
+    return Player(policy, config["environment"], episodes, acting, epsilon, members, autoreset)
+
+
+def evaluate_network(network, config, seeds, episodes, use, *purpose, watch=None):
+    """Rewards of a plain network, float64 [episodes], on episodes of one of the `Seeds.USES`.
+
+    Args:
+        watch: called with (episodes that are over, episodes), in every step.
+    """
+    return play_episodes(network, config, seeds, episodes, use, *purpose, watch=watch)[0]
+
+
+def play_episodes(network, config, seeds, episodes, use, *purpose, watch=None):
+    """The same, and numbers that tell different episodes apart (see `Player.played`)."""
+    copies = min(episodes, EVALUATION_COPIES)
+    player = evaluation_player(single(network), config, copies)
+    seed, results = seeds.environment(use, *purpose), []
+    for first in range(0, episodes, copies):
+        over = watch and (lambda count, first=first: watch(min(first + count, episodes), episodes))
+        results.append((player.evaluate(seed + first, watch=over)[0], player.played))
+    player.close()
+    rewards, played = (np.concatenate(parts)[:episodes] for parts in zip(*results, strict=True))
+    return rewards, played
+
+
+def report_rewards(network, config, seeds, episodes, *purpose, watch=None):
+    """Statistics of the rewards of a plain network over fresh episodes, as they are reported."""
+    rewards, played = play_episodes(network, config, seeds, episodes, "report", *purpose, watch=watch)
+    # Elsewhere episodes start from many states, so that the same actions do not mean the same episode.
+    return reward_statistics(rewards, played if is_atari(config["environment"]) else None)
+
+
+def way_to_act(config):
+    """How the configuration's evaluations choose actions, in words."""
+    settings = config["evaluation"]
+    name = {"greedy": "greedy", "sample": "sampled"}[settings["acting"]]
+    return name + (f" but for {100 * settings['epsilon']:g} % of random actions" if settings["epsilon"] else "")

@@ -1,0 +1,103 @@
+"""The results of finished runs, as tables."""
+
+import csv
+import json
+from pathlib import Path
+
+from pops.support.errors import ConfigurationError
+from pops.support.rewards import reward_line, rewards_text, shares
+
+ALSO = ("greedy", "sticky")  # other ways to play that a report may hold
+
+CHOICES = {
+    "smallest_above_objective": "smallest above the objective",
+    "smallest_matching_teacher": "smallest that matches the teacher",
+}
+
+
+def load_run(folder):
+    """Reads a finished run: {folder, config, summary, metrics}, metrics as a list of rows.
+
+    Raises:
+        ConfigurationError: the folder does not hold a finished run of pops.py.
+    """
+    folder = Path(folder)
+    run = {"folder": folder}
+    try:
+        needed = {
+            "config": "environment seed settings teacher".split(),
+            "summary": ["teacher", "steps", "seconds", *CHOICES],
+        }
+        for name, keys in needed.items():
+            run[name] = json.loads((folder / f"{name}.json").read_text())
+            if missing := [key for key in keys if key not in run[name]]:
+                raise ValueError(f"{name}.json has no {missing[0]}")
+        # Names of files follow from the numbers of steps, so they must be numbers.
+        steps = [entry["step"] for entry in run["summary"]["steps"]]
+        if steps != list(range(1, len(steps) + 1)) or not all(type(step) is int for step in steps):
+            raise ValueError("summary.json does not number its steps 1, 2, ...")
+        with open(folder / "metrics.csv", newline="") as file:
+            run["metrics"] = [
+                {key: text if key == "phase" else float(text or "nan") for key, text in row.items()}
+                for row in csv.DictReader(file)
+            ]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ConfigurationError(f"{folder}: does not hold a finished run of pops.py ({error})") from None
+    return run
+
+
+def result_rows(summary):
+    """The summary as a table, rows of text: headings, teacher, then what each PoPS step pruned and shrunk."""
+    also = [name for name in ALSO if name in summary["teacher"]]
+    headings = ["policy", "hidden units", "weights", "percent", "reward ± s.e.", "lowest"]
+    rows = [[*headings, *(f"{name} ± s.e." for name in also), "seconds"]]
+
+    def add(name, report, widths, seconds=""):
+        others = [rewards_text(report[name]) if name in report else "" for name in also]
+        size = "-".join(map(str, widths)), f"{report['nonzero']:,}", shares(report)
+        rows.append([name, *size, rewards_text(report), f"{report['reward_min']:.0f}", *others, seconds])
+
+    add("teacher", summary["teacher"], summary["teacher"]["widths"])
+    for entry in summary["steps"]:
+        add(f"pruned {entry['step']}", entry["pruned"], entry["from_widths"])
+        if "shrunk" in entry:
+            add(f"shrunk {entry['step']}", entry["shrunk"], entry["shrunk"]["widths"], f"{entry['seconds']:.0f}")
+    return rows
+
+
+def choice_lines(summary):
+    """In words, which student is the smallest above the objective and which the smallest that matches the teacher."""
+    for key, meaning in CHOICES.items():
+        choice = summary[key]
+        yield f"{meaning}: " + (f"{reward_line(choice)}, {choice['file']}" if choice else "none")
+
+
+def markdown_table(runs):
+    """For each run a row for each of its `CHOICES`, or one row where both are the same student."""
+    also = [name for name in ALSO if any(name in run["summary"]["teacher"] for run in runs)]
+    headings = ["seed", "student", "hidden units", "weights", "percent", "reward", "lowest", "minutes"]
+    headings[6:6] = also
+    rows = [headings, ["---"] * len(headings)]
+    for run in runs:
+        summary = run["summary"]
+        students = {}
+        for key, meaning in CHOICES.items():
+            if summary[key]:
+                students.setdefault(summary[key]["step"], []).append(meaning)
+        for entry in summary["steps"]:
+            if entry["step"] in students:
+                report, minutes = entry["shrunk"], f"{summary['seconds'] / 60:.1f}"
+                row = [
+                    str(run["config"]["seed"]),
+                    " and ".join(students[entry["step"]]),
+                    "-".join(map(str, report["widths"])),
+                ]
+                row += [f"{report['weights']:,}", shares(report), rewards_text(report)]
+                row += [rewards_text(report[name]) for name in also]
+                rows.append([*row, f"{report['reward_min']:.0f}", minutes])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def objective_of(config, summary):
+    """The objective of a run: what its settings leave open is in its summary."""
+    return summary.get("objective", config["settings"]["evaluation"]["objective"])
