@@ -47,8 +47,6 @@ def main():
             raise ConfigurationError("--env-id: needs --teacher, as only ENV has one of its own")
         teacher = arguments.teacher or ROOT / "saved_models" / environment / "teacher.keras"
         check_readable(teacher)
-        if arguments.resume and not (folder / "config.json").exists():
-            print(f"{folder}: nothing to go on from, starts from the beginning", flush=True)
         from pops.support.console import import_tensorflow, log, table  # from here on it takes seconds
 
         import_tensorflow()

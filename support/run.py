@@ -100,6 +100,7 @@ class Run:
         # Where a file lies does not matter, if it is the same one.
         self.identity = {key: value for key, value in self.description.items() if key != "teacher"}
         self.checkpoints = Checkpoints(self.folder / "checkpoint", json.dumps(self.identity, sort_keys=True))
+        self._check_own()  # before the lock, which is a file
         self.unlock = weakref.finalize(self, lock(self.folder).release)
         try:
             self._open(resume, tensorboard)
@@ -108,6 +109,16 @@ class Run:
             if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise ConfigurationError(f"{folder}: cannot be written ({error.strerror}); give another --out") from None
             raise
+
+    def _check_own(self):
+        """Raises ConfigurationError where the folder holds files and no run."""
+        try:
+            names = {path.name for path in self.folder.iterdir()}
+        except OSError as error:
+            raise ConfigurationError(f"{self.folder}: cannot be read ({error.strerror}); give another --out") from None
+        # A kill at once may leave the last two.
+        if "config.json" not in names and names - {".config.writing.json", LOCK}:
+            raise ConfigurationError(f"{self.folder}: holds other files; give a new folder with --out")
 
     def _open(self, resume, tensorboard):
         stored, saved = self.folder / "config.json", None
@@ -120,11 +131,6 @@ class Run:
             for path in unfinished(self.folder) + unfinished(self.checkpoints.folder):
                 path.unlink()
             saved = self._read_checkpoint()
-        elif {path.name for path in self.folder.iterdir()} - {
-            ".config.writing.json",
-            LOCK,
-        }:  # what a kill at once may leave
-            raise ConfigurationError(f"{self.folder}: holds other files; give a new folder with --out")
         else:
             write_json(stored, self.description | {"versions": versions()})
         self.finished = saved is None and "seconds" in self.summary()

@@ -366,9 +366,10 @@ def test_actions_of_another_runtime_must_stay_within_the_bounds(capsys):
         ([], ["give either ENV"]),
         (["cartpole", "--env-id", "Acrobot-v1"], ["give either ENV"]),
         (["--env-id", "Acrobot-v1"], ["--env-id: needs --teacher"]),
-        (["--env-id", "NoSuch-v1", "--teacher", "x.keras"], ["NoSuch-v1 is not an environment"]),
+        (["--env-id", "NoSuch-v1", "--teacher", TEACHER], ["NoSuch-v1 is not an environment"]),
         (["--env-id", "Acrobot-v1", "--teacher", "x.keras"], ["x.keras: cannot be read"]),
-        (["cartpole", "--objective", "150"], ["evaluation.lower_bound: 190 is not below the objective"]),
+        (["cartpole", "--set", "evaluation.objective=150"], ["evaluation.lower_bound: 190 is not below the objective"]),
+        (["cartpole", "--objective", "150", "--set", "evaluation.lower_bound=150"], ["evaluation.lower_bound: 150 is not"]),
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(arguments, words, tmp_path):

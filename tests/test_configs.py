@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 
 import pytest
 from hypothesis import given
@@ -210,3 +211,24 @@ def test_any_missing_or_extra_group_is_refused(changes):
     if set(changes) - {"other"}:
         with pytest.raises(ConfigurationError, match="missing"):
             validate(config)
+
+
+@pytest.mark.parametrize(
+    ("environment", "objective", "assignments", "bound"),
+    [
+        ("cartpole", 150, [], 145),
+        ("pong", -3.5, [], -9.5),
+        ("cartpole", 150, ["evaluation.lower_bound=20"], 20),
+        ("cartpole", 150, ["evaluation.lower_bound=null"], None),
+        ("cartpole", None, [], 190),
+    ],
+)
+def test_the_lower_bound_moves_with_the_objective_unless_it_is_set(environment, objective, assignments, bound):
+    evaluation = configuration(environment, assignments=assignments, objective=objective)["evaluation"]
+    assert evaluation["objective"] == (195 if objective is None else objective)
+    assert evaluation["lower_bound"] == bound
+
+
+def test_an_objective_that_is_no_number_is_refused_by_name():
+    with pytest.raises(ConfigurationError, match=r"evaluation\.objective: "):
+        configuration("cartpole", objective=math.nan)

@@ -253,7 +253,7 @@ def test_onnx_gives_the_outputs_of_keras_for_batches_of_any_size(name, tmp_path)
 def test_a_missing_package_is_named_with_what_to_install(monkeypatch):
     parts = (ROOT / "requirements-export.txt").read_text()
     assert all(re.search(rf"^{name}~=", parts, re.MULTILINE) for name in onnx.PACKAGES)
-    monkeypatch.setattr(export, "PACKAGES", ("numpy", "no_such_package"))
+    monkeypatch.setattr(onnx, "PACKAGES", ("numpy", "no_such_package"))
     with pytest.raises(ConfigurationError) as error:
         export.check_arguments(arguments_of("--format", "onnx", "--out", "policy.onnx"))
     assert (
@@ -268,22 +268,24 @@ def test_a_missing_package_is_named_with_what_to_install(monkeypatch):
 def test_different_actions_fail_but_ties_do_not(capsys):
     expected = np.array([[1, 2, 0], [5, 5.00001, 0], [-9, -7, -8], [1e-9, 0, 5]], np.float32)
 
-    def check(actions, exact=True):
+    def checked(actions, exact=True):
         run = lambda observations: (expected[observations[:, 0]], np.array(actions)[observations[:, 0]])  # noqa: E731
         check.check_actions(run, np.arange(4)[:, None], expected, exact)
         return capsys.readouterr().out
 
-    assert "actions: 4 of 4 are the Keras model's, 0 ties, 0 different; outputs differ by 0 at most" in check([1, 1, 1, 2])
-    assert "actions: 3 of 4 are the Keras model's, 1 ties, 0 different" in check([1, 0, 1, 2])
+    assert "actions: 4 of 4 are the Keras model's, 0 ties, 0 different; outputs differ by 0 at most" in checked(
+        [1, 1, 1, 2]
+    )
+    assert "actions: 3 of 4 are the Keras model's, 1 ties, 0 different" in checked([1, 0, 1, 2])
     for actions in ([0, 1, 1, 2], [1, 2, 1, 2], [1, 1, 2, 2]):
         with pytest.raises(RunFailed, match="1 of 4 actions are not the Keras model's"):
-            check(actions)
+            checked(actions)
     capsys.readouterr()
-    assert "actions: 2 of 4 (50 %) are the Keras model's, 1 ties, 1 different" in check([0, 0, 1, 2], exact=False)
+    assert "actions: 2 of 4 (50 %) are the Keras model's, 1 ties, 1 different" in checked([0, 0, 1, 2], exact=False)
 
 
 def test_every_observation_is_compared_once(monkeypatch):
-    monkeypatch.setattr(export, "ROWS", 3)
+    monkeypatch.setattr(check, "ROWS", 3)
     seen = []
 
     def run(observations):

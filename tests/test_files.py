@@ -410,7 +410,7 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_ones_process_is_dea
 def test_a_kill_at_the_very_start_leaves_a_folder_that_a_run_takes(new_run, config, tmp_path):
     (tmp_path / ".config.writing.json").write_text("{")
     new_run(config, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "metrics.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "metrics.csv", ".lock"}
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_from_the_beginning(new_run, config, capsys):
@@ -420,5 +420,5 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_from_the_begin
     again = resumed(new_run, run, config)
     assert "nothing to go on from, starts from the beginning" in capsys.readouterr().out
     assert again.evaluations == 0 and not again.finished
-    assert {path.name for path in run.folder.iterdir()} == {"config.json", "metrics.csv"}
+    assert {path.name for path in run.folder.iterdir()} == {"config.json", "metrics.csv", ".lock"}
     assert (run.folder / "metrics.csv").read_text() == ",".join(Run.COLUMNS) + "\n"

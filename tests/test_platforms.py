@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -50,3 +51,22 @@ def test_every_module_imports_without_what_only_posix_has():
 def test_the_package_imports_no_tensorflow(name):
     program = f"{name}; import sys; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
+
+
+def test_an_installation_has_every_module():
+    included = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    flat = {f"{path.name}": f"pops/{path.name}" for path in ROOT.glob("*.py")}
+    rooms = {room: f"pops/{room}" for room in ROOMS}
+    assert (flat | rooms).items() <= included["force-include"].items()
+
+
+def test_a_users_modules_of_the_same_names_are_no_hindrance(tmp_path):
+    for name in ("utils", "model", "configs", "files"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
+    program = (
+        "import sys; sys.path.append(sys.argv[1]); from pops import compress; import pops.support.session; print('fine')"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(ROOT)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.stdout == "fine\n", result.stderr

@@ -291,7 +291,8 @@ def test_shrink_tries_sizes_in_between_and_then_stops(monkeypatch, config, new_r
     task = Task(config, None, None, None, 99_584, None, new_run(config))
     pruned = StudentCartPole(SETTINGS, (10, 1, 1))
     network = pruned.plain_network("pruned")
-    distilled, attempts = shrink(pruned, network, SETTINGS, (5, 1, 1), task, step=1)
+    smaller, distilled, attempts = shrink(pruned, network, (5, 1, 1), task, step=1)
+    assert smaller.widths[0] == sizes[-1] and smaller.members == 1
     for start, size in zip(starts, sizes, strict=True):
         assert (start is None) if retries == 0 else (start[0].shape == (4, size))
     assert [attempt["widths"][0] for attempt in attempts] == sizes
