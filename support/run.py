@@ -101,11 +101,12 @@ class Run:
         self.identity = {key: value for key, value in self.description.items() if key != "teacher"}
         self.checkpoints = Checkpoints(self.folder / "checkpoint", json.dumps(self.identity, sort_keys=True))
         self._check_own()  # before the lock, which is a file
+        unlocked = not (self.folder / LOCK).exists()
         self.unlock = weakref.finalize(self, lock(self.folder).release)
         try:
             self._open(resume, tensorboard)
         except BaseException as error:
-            self.unlock()
+            self._leave() if unlocked else self.unlock()
             if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise ConfigurationError(f"{folder}: cannot be written ({error.strerror}); give another --out") from None
             raise
@@ -284,6 +285,12 @@ class Run:
         if self.every:  # a slow disk, or much to write: not more than a twentieth of the time
             self.wait = min(90, max(self.every, 20 * self.checkpoint_times[-1]))
 
+    def _leave(self):
+        """Unlocks the folder and leaves no lock in it: nobody is to go on here."""
+        self.unlock()
+        with contextlib.suppress(OSError):
+            (self.folder / LOCK).unlink()
+
     def finish(self):
         """Frees what only `--resume` needs."""
         if self.checkpoint_times:
@@ -291,6 +298,7 @@ class Run:
             share = 100 * spent / (time.perf_counter() - self.opened)
             log(f"checkpoints: {count} in {spent:.1f} s, {share:.1f} % of the run's time")
         shutil.rmtree(self.checkpoints.folder, ignore_errors=True)
+        self._leave()
 
     def metrics(self, *, rewards, **row):
         """Adds an evaluation's row to metrics.csv: rewards [episodes] and the columns that the phase has."""

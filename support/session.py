@@ -113,8 +113,8 @@ def run_training(environment, config, out, profile, seed, resume, tensorboard):
             rewards = reward_statistics(evaluate_network(network, config, seeds, episodes, "report", "teacher"))
             weights, _ = count_weights(network)
             run.save_summary({"teacher": {"weights": weights, **rewards}, "seconds": run.seconds()})
-            run.finish()
         log(f"written: {write_report(run.folder)}")
+        run.finish()
         return run
     finally:
         run.unlock()

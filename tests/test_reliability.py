@@ -60,11 +60,11 @@ def test_a_disk_that_gets_full_ends_the_run_with_a_line_and_resume_goes_on(tiny_
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tiny_run, tmp_path):
     folder = tmp_path / "run"
     program = (
-        "import os, runpy, signal, sys, files; write = files.Checkpoints.write\n"
+        "import os, runpy, signal, sys; from pops.support.checkpoints import Checkpoints; write = Checkpoints.write\n"
         "def write_and_die(self, value):\n"
         "    write(self, value)\n"
         "    if len(self.good) == 2 and 'pruned/1' in value['done']: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "files.Checkpoints.write = write_and_die; sys.path.insert(0, 'scripts')\n"
+        "Checkpoints.write = write_and_die; sys.argv[0] = 'scripts/pops.py'\n"
         "runpy.run_path('scripts/pops.py', run_name='__main__')"
     )
     settings = [f"--set={s}" for s in (*TINY, "checkpoint.seconds=0")]

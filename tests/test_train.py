@@ -413,18 +413,18 @@ def test_an_evaluation_and_its_confirmation_ask_for_margins_of_their_own(
     assert (distilled.met, distilled.epochs) == (True, epochs)
 
 
-def test_ipp_returns_the_sparsest_good_network_or_none(config, teacher_task):
+def test_ipp_returns_the_sparsest_good_network_or_none(config, teacher_task, new_run):
     task, agent = teacher_task(config)
     task = task._replace(replay=filled(task))
     student = StudentCartPole(config["model"], WIDTHS)
     state = initial_state(*student.copy(agent.network))
     never = task._replace(config=config | {"evaluation": config["evaluation"] | {"objective": 1000, "lower_bound": 0}})
     assert iterative_pruning_policy_distillation(student, state, never, step=1) is None
-    before = task.run.evaluations
-    always = task._replace(config=config | {"evaluation": config["evaluation"] | {"objective": 1, "lower_bound": 0}})
-    pruned = iterative_pruning_policy_distillation(student, state, always, step=1)
+    always = config | {"evaluation": config["evaluation"] | {"objective": 1, "lower_bound": 0}}
+    task = task._replace(config=always, run=new_run(config))  # a run remembers what its first step gave
+    pruned = iterative_pruning_policy_distillation(student, state, task, step=1)
     nonzero = sum(np.count_nonzero(kernel) for kernel in pruned[::2])
-    assert nonzero == min(row["nonzero"] for row in rows_of(task.run)[before:]) < sum(student.layer_sizes())
+    assert nonzero == min(row["nonzero"] for row in rows_of(task.run)) < sum(student.layer_sizes())
 
 
 @pytest.fixture
@@ -689,7 +689,7 @@ def test_a_block_of_updates_is_limited_by_its_work(monkeypatch, generator, repla
     assert blocks == [7, 14, 20]
 
 
-def test_the_first_member_starts_from_given_weights(monkeypatch, config, teacher_task):
+def test_the_first_member_starts_from_given_weights(monkeypatch, config, teacher_task, new_run):
     slow = {"epochs": 1, "updates": 1, "members": 2, "learning_rate": 1e-9}
     task, agent = teacher_task(config | {"distill": config["distill"] | slow})
     start = agent.initial_weights(np.random.default_rng(8), 0.1)
@@ -697,6 +697,14 @@ def test_the_first_member_starts_from_given_weights(monkeypatch, config, teacher
         scores = RandomScores(2, 3)
         scores.evaluate = lambda *_, best=best, **__: np.eye(2)[best][:, None] + np.arange(3.0)  # that member is kept
         monkeypatch.setattr(train, "student_player", lambda *_, scores=scores: scores)
-        weights = fit_supervised(StudentCartPole(config["model"], WIDTHS, members=2), task, 1, 1, start).weights
+        student, again = StudentCartPole(config["model"], WIDTHS, members=2), task._replace(run=new_run(task.config))
+        weights = fit_supervised(student, again, 1, 1, start).weights
         distance = max(np.abs(one - other).max() for one, other in zip(weights, start, strict=True))
         assert (distance < 1e-6) if best == 0 else (distance > 0.1)
+
+
+def test_a_run_does_a_step_once(config, teacher_task):
+    task, _ = teacher_task(config)
+    student = StudentCartPole(config["model"], (2, 2, 2), members=2)
+    first, again, other = (fit_supervised(student, task, 1, attempt) for attempt in (1, 1, 2))
+    assert again is first and other is not first
