@@ -7,7 +7,16 @@ from pops.support.files import check_readable
 
 
 def compress(
-    teacher, environment, out, profile="fast", seed=0, settings=(), objective=None, resume=False, tensorboard=False
+    teacher,
+    environment,
+    out,
+    profile="fast",
+    seed=0,
+    settings=(),
+    objective=None,
+    resume=False,
+    tensorboard=False,
+    normalizer=None,
 ):
     """Runs PoPS on a policy.
 
@@ -24,6 +33,8 @@ def compress(
             teacher's mean less one standard error. The lower bound moves with it.
         resume: go on with the run in that folder. Whether a function is the same as before cannot be told.
         tensorboard: write the metrics for TensorBoard as well, which has to be installed.
+        normalizer: path of the statistics of Stable-Baselines3's VecNormalize that the teacher was trained with; those that
+            lie beside its .zip are found without.
 
     Returns:
         The summary, as in summary.json.
@@ -37,6 +48,8 @@ def compress(
         configuration(environment, profile, settings, objective=objective)
     if isinstance(teacher, str | os.PathLike):
         check_readable(teacher)
+    if normalizer is not None:
+        check_readable(normalizer)
     from pops.support.session import run_pops
 
-    return run_pops(teacher, environment, out, profile, seed, settings, objective, resume, tensorboard)
+    return run_pops(teacher, environment, out, profile, seed, settings, objective, resume, tensorboard, normalizer)

@@ -49,10 +49,24 @@ _DISTILLATION_RATES = [
     [10, _by_epoch(_EPOCHS, (1e-4, 5e-5, 2e-5, 1e-5))],
 ]
 
-_LAYERS = {"bounds": [], "hidden_activation": "relu", "output_activation": "linear"}
+_LAYERS = {
+    "background": 0,
+    "factors": [],
+    "bounds": [],
+    "hidden_activation": "relu",
+    "output_activation": "linear",
+    "squash": {},
+}
 
 CARTPOLE = {
-    "environment": {"id": "CartPole-v1", "max_episode_steps": 200, "actions": [], "sticky": 0.0},
+    "environment": {
+        "id": "CartPole-v1",
+        "kwargs": {},
+        "imports": [],
+        "max_episode_steps": 200,
+        "actions": [],
+        "sticky": 0.0,
+    },
     "model": {"observation_shape": [4], "actions": 2, "widths": [256, 256, 128]} | _LAYERS,
     "evaluation": {
         "objective": 190,
@@ -250,8 +264,8 @@ LUNARLANDER_FAST = {
 _PONG_EPOCHS = (5, 10, 15, 20, 30, 40, 45, 50)
 
 PONG = {
-    "environment": {"id": "ALE/Pong-v5", "max_episode_steps": 27_000, "actions": [0, 2, 3], "sticky": 0.0},
-    "model": {"observation_shape": [4, 84, 84], "actions": 3, "widths": [32, 64, 64, 512]} | _LAYERS,
+    "environment": CARTPOLE["environment"] | {"id": "ALE/Pong-v5", "max_episode_steps": 27_000, "actions": [0, 2, 3]},
+    "model": {"observation_shape": [4, 84, 84], "actions": 3, "widths": [32, 64, 64, 512]} | _LAYERS | {"background": 87},
     "evaluation": CARTPOLE["evaluation"]
     | {"objective": 18, "lower_bound": 0, "choose_episodes": 10, "report_episodes": 30},
     "teacher": CARTPOLE["teacher"]
@@ -372,7 +386,7 @@ PONG_FAST = {
 # The published code has no settings for MsPacman. Those of Pong serve, but for the game's own.
 PACMAN = PONG | {
     "environment": PONG["environment"] | {"id": "ALE/MsPacman-v5", "actions": []},
-    "model": PONG["model"] | {"actions": 9},
+    "model": PONG["model"] | {"actions": 9, "background": 32},  # of the corridors
     "evaluation": PONG["evaluation"] | {"objective": 2_000, "lower_bound": 1_000, "report_episodes": 50},
     "teacher": PONG["teacher"] | {"terminal": "life", "stop_above": 20_000},
 }
@@ -418,7 +432,7 @@ PACMAN_FAST = PONG_FAST | {
     "pops": PONG_FAST["pops"] | {"steps": 20, "sizes": "trimmed_units"},
 }
 
-# Any other environment of Gymnasium with a flat observation. Groups `environment` and `model` come from the environment and
+# Any other environment of Gymnasium. Groups `environment` and `model` come from the environment and
 # the teacher; nothing here was chosen for one environment. The objective leaves a standard error only, so that many
 # episodes have to decide.
 ANY = CARTPOLE | {
@@ -441,6 +455,12 @@ ANY_FAST = {
         "learning_rate": [[0, linear(3e-3, 3e-4, 8)]],
     },
     "pops": LUNARLANDER_FAST["pops"],
+}
+
+# And any other Atari game, with MsPacman's settings. A game's rewards vary, so many games have to decide.
+ANY_GAME = PACMAN | {"evaluation": PACMAN["evaluation"] | {"objective": None, "lower_bound": None}}
+ANY_GAME_FAST = {group: PACMAN_FAST[group] for group in ("replay", "prune", "distill", "pops")} | {
+    "evaluation": PONG_FAST["evaluation"] | {"lower_bound": None, "choose_episodes": 100, "report_episodes": 100},
 }
 
 ENVIRONMENTS = {
@@ -485,11 +505,15 @@ def _parse(assignment, config):
     names = [f"{g}.{k}" for g, keys in settings_of(config).items() for k in keys]
     if name not in names:
         raise ConfigurationError(f"--set {name}: unknown setting{_nearest(name, names)}")
+    return group, key, value_of(text)
+
+
+def value_of(text):
+    """A setting's value from text: JSON; what is not JSON is taken as a word."""
     try:
-        value = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError):
-        value = text
-    return group, key, value
+        return text
 
 
 def configuration(environment, profile="fast", assignments=(), described=None, objective=None):
@@ -510,7 +534,12 @@ def configuration(environment, profile="fast", assignments=(), described=None, o
         check_environment(environment)
     if profile not in PROFILES:
         raise ConfigurationError(f"unknown profile {profile!r}{_nearest(profile, list(PROFILES))}")
-    profiles = {"paper": ANY, "fast": ANY_FAST} if described else ENVIRONMENTS[environment]
+    if described is None:
+        profiles = ENVIRONMENTS[environment]
+    elif is_atari(described["environment"]):
+        profiles = {"paper": ANY_GAME, "fast": ANY_GAME_FAST}
+    else:
+        profiles = {"paper": ANY, "fast": ANY_FAST}
     config = copy.deepcopy(profiles["paper"])
     for changes in [profiles["fast"]] * (profile == "fast") + [described or {}]:
         for group, settings in changes.items():

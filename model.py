@@ -7,13 +7,15 @@ saved as plain Keras models, which load where this project is not installed.
 
 import itertools
 import math
+from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from pops.configs import ENVIRONMENTS
+from pops.configs import ENVIRONMENTS, is_atari
 from pops.support.errors import ConfigurationError
 from pops.support.networks import check_shapes, read_network
 from pops.utils import kernels
@@ -21,6 +23,11 @@ from pops.utils import kernels
 # Up to this many weights a product is done as multiply and sum. The compiler fuses that with its neighbours, while a call
 # of the matrix product costs more than the arithmetic of so small a layer (`scripts/bench.py` shows the effect).
 SMALL_KERNEL = 64
+
+
+# PyTorch's LeakyReLU, whose slope is not that of Keras's function of this name.
+LEAK = 0.01
+OWN_ACTIVATIONS = {"leaky_relu_0.01": partial(keras.activations.leaky_relu, negative_slope=LEAK)}
 
 
 class MaskedDense(keras.layers.Layer):
@@ -31,7 +38,7 @@ class MaskedDense(keras.layers.Layer):
     Args:
         units: output width.
         members: independent copies of the layer, trained side by side.
-        activation: name of a Keras activation.
+        activation: a Keras activation or its name.
 
     Call arguments:
         inputs: [members or 1, batch, fan_in].
@@ -149,7 +156,11 @@ class PlainLayers:
         return keras.layers.Flatten(name="flatten")
 
     def dense(self, units, activation="linear"):
-        return keras.layers.Dense(units, activation, name=f"dense_{next(self.numbers)}")
+        number = next(self.numbers)
+        if activation in OWN_ACTIVATIONS:  # which a saved file could not name
+            after = keras.layers.LeakyReLU(LEAK, name=f"activation_{number}")
+            return [keras.layers.Dense(units, name=f"dense_{number}"), after]
+        return [keras.layers.Dense(units, activation, name=f"dense_{number}")]
 
 
 class MaskedLayers:
@@ -168,7 +179,7 @@ class MaskedLayers:
         return Flatten()
 
     def dense(self, units, activation="linear"):
-        return MaskedDense(units, self.members, activation)
+        return [MaskedDense(units, self.members, OWN_ACTIVATIONS.get(activation, activation))]
 
 
 class Frames(keras.layers.Layer):
@@ -191,6 +202,25 @@ class Flatten(keras.layers.Layer):
         return keras.ops.reshape(inputs, (inputs.shape[0], -1, int(np.prod(inputs.shape[2:]))))
 
 
+def squash_layers(squash):
+    """The layers that bring continuous actions into their bounds: maybe a clip, then tanh and an affine map.
+
+    Args:
+        squash: {"clip": bound of what goes into tanh, or None, "scale", "offset": lists of the map}, or {} for none.
+    """
+    if not squash:
+        return []
+    layers, clip = [], squash["clip"]
+    if clip is not None:
+        layers = [
+            keras.layers.Rescaling(1 / clip, name="squash_clip_in"),
+            keras.layers.Activation("hard_tanh", name="squash_clip"),
+            keras.layers.Rescaling(clip, name="squash_clip_out"),
+        ]
+    tanh = keras.layers.Activation("tanh", name="squash")
+    return [*layers, tanh, keras.layers.Rescaling(squash["scale"], squash["offset"], name="squash_bounds")]
+
+
 class DQNAgent:
     """A policy: a network from a batch of observations to one value per action. Subclasses say which layers it has.
 
@@ -200,6 +230,8 @@ class DQNAgent:
 
     Attributes:
         network: the Keras network. Input [batch, *observation_shape], output [batch, actions], before any softmax.
+        played: the network to play with: `network`, or one that does what no single stack of layers can, such as clipping
+            its normalised inputs.
     """
 
     environment = None  # the environment's key in configs.ENVIRONMENTS, or Gymnasium's name of it
@@ -207,11 +239,12 @@ class DQNAgent:
     role = "teacher"  # the network's name is environment_role
     kind = None  # in words, which networks `load` takes
     observation_type = "float32"
+    given = MappingProxyType({})  # what the file that it was read from says of it
 
     def __init__(self, settings, widths=None):
         self.settings = settings
-        self.widths = tuple(widths or settings["widths"])
-        self.network = self.build()
+        self.widths = tuple(settings["widths"] if widths is None else widths)
+        self.network = self.played = self.build()
 
     def layers(self, make):
         """The network's layers, input to output, made by PlainLayers or MaskedLayers."""
@@ -245,7 +278,8 @@ class DQNAgent:
 
     def layer_sizes(self, widths=None):
         """Number of weights N_l of each layer, for these or other widths."""
-        units = [*self.settings["observation_shape"], *(widths or self.widths), self.settings["actions"]]
+        hidden = self.widths if widths is None else widths
+        units = [*self.settings["observation_shape"], *hidden, self.settings["actions"]]
         return [before * after for before, after in itertools.pairwise(units)]
 
     def connections(self, network):
@@ -360,8 +394,9 @@ class DenseAgent(DQNAgent):
         return super().settings_from(layers) | {"hidden_activation": layers[0].activation.__name__}
 
     def layers(self, make):
-        hidden = [make.dense(width, activation=self.settings["hidden_activation"]) for width in self.widths]
-        return [*hidden, make.dense(self.settings["actions"], self.settings["output_activation"])]
+        hidden = [make.dense(width, self.settings["hidden_activation"]) for width in self.widths]
+        last = make.dense(self.settings["actions"], self.settings["output_activation"])
+        return [*itertools.chain(*hidden), *last, *squash_layers(self.settings["squash"])]
 
 
 class CartPoleDQN(DenseAgent):
@@ -399,7 +434,7 @@ class CriticLunarLander(DenseAgent):
     role = "critic"
 
     def layers(self, make):
-        return [*super().layers(make)[:-1], make.dense(1)]
+        return [*super().layers(make)[:-1], *make.dense(1)]
 
     def loss(self, outputs, returns):
         """Mean squared error of the values, float32 [batch, 1], against the returns, float32 [batch]."""
@@ -416,7 +451,6 @@ class ConvolutionalAgent(DQNAgent):
     observation_type = "uint8"
     xla = False  # the compiler's convolutions are slower than TensorFlow's own, which the teacher has
     convolutions = ((8, 4), (4, 2), (3, 1))  # size and stride
-    background = None
     contrast = 50
     kind = "the convolutional network of the paper with its input centred"
 
@@ -428,11 +462,11 @@ class ConvolutionalAgent(DQNAgent):
     def layers(self, make):
         *channels, units = self.widths
         return [
-            *make.frames(self.background, self.contrast),
+            *make.frames(self.settings["background"], self.contrast),
             *(make.convolution(filters, *shape) for filters, shape in zip(channels, self.convolutions, strict=True)),
             make.flatten(),
-            make.dense(units, activation="relu"),
-            make.dense(self.settings["actions"], self.settings["output_activation"]),
+            *make.dense(units, "relu"),
+            *make.dense(self.settings["actions"], self.settings["output_activation"]),
         ]
 
     def places(self):
@@ -464,14 +498,19 @@ class DQNPong(ConvolutionalAgent):
     """Pong's teacher. Outputs Q-values."""
 
     environment = "pong"
-    background = 87
 
 
 class DQNPacman(ConvolutionalAgent):
     """MsPacman's teacher. Outputs Q-values."""
 
     environment = "pacman"
-    background = 32  # of the corridors, the median of all
+
+
+def divergence(teacher_outputs, outputs, tau):
+    """KL(softmax(y_T/τ) ‖ softmax(y_S)) summed over the batch, 1e-5 added inside both; float32 [members]."""
+    teacher = tf.nn.softmax(teacher_outputs / tau) + 1e-5
+    student = tf.nn.softmax(outputs) + 1e-5
+    return tf.reduce_sum(teacher * (tf.math.log(teacher) - tf.math.log(student)), axis=[-2, -1])
 
 
 class Student:
@@ -518,9 +557,10 @@ class Student:
         """
         if self.settings["bounds"]:
             return self.continuous_loss(teacher_outputs, outputs, tau)
-        teacher = tf.nn.softmax(teacher_outputs / tau) + 1e-5
-        student = tf.nn.softmax(outputs) + 1e-5
-        return tf.reduce_sum(teacher * (tf.math.log(teacher) - tf.math.log(student)), axis=[-2, -1])
+        if factors := self.settings["factors"]:  # independent choices, whose divergences add up
+            parts = zip(tf.split(teacher_outputs, factors, axis=-1), tf.split(outputs, factors, axis=-1), strict=True)
+            return tf.add_n([divergence(*part, tau) for part in parts])
+        return divergence(teacher_outputs, outputs, tau)
 
     def continuous_loss(self, teacher_outputs, outputs, tau):
         """The same for continuous actions: the sum over the batch of KL(N(y_T, σ²) ‖ N(y_S, σ²)) = |y_T − y_S|² / 2σ².
@@ -590,12 +630,17 @@ class DenseStudent(Student, DenseAgent):
     """The student of an environment that has none of its own."""
 
 
+class FramesStudent(ConvolutionalStudent, ConvolutionalAgent):
+    """The student of an Atari game that has none of its own."""
+
+
 def agents_of(environment):
-    """The classes of an environment's networks. Where it has none of its own, they are dense."""
+    """The classes of an environment's networks. One without its own has dense ones; an Atari game, convolutional ones."""
     if environment in AGENTS:
         return AGENTS[environment]
     name = {"environment": environment.replace("/", ".")}  # Keras takes no slash in a name
-    return Agents(type("Dense", (DenseAgent,), name), type("DenseStudent", (DenseStudent,), name))
+    bases = (ConvolutionalAgent, FramesStudent) if is_atari({"id": environment}) else (DenseAgent, DenseStudent)
+    return Agents(*(type(base.__name__, (base,), name) for base in bases))
 
 
 AGENTS = {

@@ -356,8 +356,8 @@ def pops(teacher, task, records):
     student = agents_of(teacher.environment).student(teacher.settings, teacher.widths)
     network, original_sizes = teacher.network, teacher.layer_sizes()
     for step in range(1, settings["steps"] + 1):
-        if max(student.widths) == 1:
-            return "one unit in each layer: no smaller network exists"
+        if max(student.widths, default=1) == 1:
+            return f"{'one unit in each' if student.widths else 'no hidden'} layer: no smaller network exists"
         records.started(step, student)
         state = state_to_prune(student, network, task, step)
         weights = iterative_pruning_policy_distillation(student, state, task, step)
@@ -403,8 +403,8 @@ def shrink(pruned, network, widths, task, step):
         A student of the size that was tried last, the only one that can have met the objective; its Distilled; and what
         was tried, in order, for the summary.
     """
-    # A fresh student needs no ReLU at its end, and learns better with ReLU than with tanh.
-    settings = pruned.settings | {"output_activation": "linear", "hidden_activation": "relu"}
+    # A fresh student needs no ReLU or tanh at its end, and learns better with ReLU than with tanh in between.
+    settings = pruned.settings | {"output_activation": "linear", "hidden_activation": "relu", "squash": {}}
     attempts, count = [], pruned.layer_sizes
     while widths and len(attempts) <= task.config["pops"]["retries"]:
         weights = sum(count(widths))

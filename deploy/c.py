@@ -46,6 +46,10 @@ class Layer(NamedTuple):
         return math.prod(self.places.values()) * self.units
 
 
+# Layers that are written as C, or that say only how numbers lie.
+KNOWN = tuple(getattr(keras.layers, name) for name in ("InputLayer", "Rescaling", "Permute", "Flatten", "Conv2D", "Dense"))
+
+
 def c_layers(network):
     """The layers of a network as `DQNAgent.load` gives it: dense ones, maybe after convolutions of frames.
 
@@ -53,8 +57,16 @@ def c_layers(network):
         ConfigurationError: a weight is no finite number.
     """
     layers, pixel = [], None
+
+    def refuse(what):
+        raise ConfigurationError(f"{network.name}: {what}; students that were shrunk have ReLU")
+
     for layer in network.layers:
+        if not isinstance(layer, KNOWN):
+            refuse(f"has a layer {type(layer).__name__} ({layer.name}), which is not written as C")
         if isinstance(layer, keras.layers.Rescaling):
+            if layers or not isinstance(network.layers[-1], keras.layers.Dense):
+                refuse(f"scales its outputs ({layer.name}), which is not written as C")
             # The bytes are read where they lie, channels first, and need no Permute.
             pixel = "in[(c * {height} + {row}) * {width} + {column}]" + f" * {_float(layer.scale)} + {_float(layer.offset)}"
         if not layer.get_weights():
@@ -62,10 +74,10 @@ def c_layers(network):
         kernel, bias = layer.get_weights()
         if not np.isfinite(kernel).all() or not np.isfinite(bias).all():
             raise ConfigurationError(f"{network.name}: layer {layer.name} has weights that are no finite numbers")
-        if layer.activation.__name__ == "tanh":
-            raise ConfigurationError(
-                f"{network.name}: has tanh, which needs a C library; students that were shrunk have ReLU"
-            )
+        if layer.activation.__name__ not in ("relu", "linear"):
+            refuse(f"has {layer.activation.__name__}, which needs a C library")
+        if pixel and not isinstance(layer, keras.layers.Conv2D):
+            refuse("scales its inputs, which is written as C for frames only")
         places, inputs, element = {}, {"i": kernel.shape[0]}, "in[i]"
         if isinstance(layer, keras.layers.Conv2D):
             _, height, width, _ = layer.input.shape

@@ -1,47 +1,16 @@
 """The check of an exported policy: it must act and play as the Keras model does."""
 
-import math
-
 import numpy as np
 import tensorflow as tf
 
 from pops.support.console import log
-from pops.support.errors import ConfigurationError, RunFailed
+from pops.support.errors import RunFailed
 from pops.support.playing import report_rewards, way_to_act
 from pops.support.rewards import rewards_text
-from pops.support.states import StateMemory
 
 TIE = 1e-5  # outputs that lie this close, relative to the largest of all, may come in another order in another runtime
 
-SPREAD = 4  # observations are drawn from this many times as many, so that they come from all parts of episodes
-
-MEMORY = 2**31  # bytes that those may take
-
 ROWS = 1000  # observations that a runtime gets at once
-
-
-def played_observations(network, config, seeds, count, purpose):
-    """Observations of a policy that plays in its environment, drawn at random, and its outputs for them.
-
-    Returns:
-        [count, *observation_shape] of the environment's type, and float32 [count, actions].
-
-    Raises:
-        ConfigurationError: they would take too much memory.
-    """
-    size = math.prod(config["model"]["observation_shape"]) * np.dtype(network.inputs[0].dtype).itemsize
-    if size * count * SPREAD > MEMORY:
-        raise ConfigurationError(f"--observations {count}: at most {MEMORY // SPREAD // size:,} of this environment's")
-    changes = {
-        "capacity": SPREAD * count,
-        "observe": SPREAD * count,
-        "environments": count // 100,  # so that each plays some hundred steps
-        "epsilon": config["evaluation"]["epsilon"],
-    }
-    memory = StateMemory(config | {"replay": config["replay"] | changes}, network, seeds)
-    memory.fill("export", purpose)
-    rows = seeds.generator("export", purpose).choice(memory.size, count, replace=False)
-    return memory.arrays["observations"][rows], memory.arrays["teacher_outputs"][rows]
 
 
 def check_actions(run, observations, expected, exact):

@@ -10,10 +10,8 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 
 from pops.deploy.c import CompiledPolicy, c_compiler, c_header
-from pops.deploy.check import played_observations
 from pops.deploy.litert import CALIBRATION, litert_runtime, write_litert
 from pops.deploy.onnx import missing_packages, onnx_runtime, write_onnx
-from pops.model import agents_of
 from pops.policies.teacher import read_policy
 from pops.support.console import log, table
 from pops.support.errors import ConfigurationError
@@ -21,6 +19,7 @@ from pops.support.files import make_folder, replacing, write_json
 from pops.support.playing import report_rewards
 from pops.support.rewards import rewards_text
 from pops.support.seeds import Seeds
+from pops.support.states import played_observations
 from pops.utils import count_weights
 
 CALLS = 1000  # timed actions of a runtime, or as many as fit in
@@ -45,15 +44,15 @@ def report(models, environment, assignments, out, seed, episodes):
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     models = list(named_models(models))
-    policies = [(name, path, *read_policy(path, environment, assignments)) for name, path in models]
-    environments = {policy[3] for policy in policies}
+    policies = [(name, path, read_policy(path, environment, assignments)) for name, path in models]
+    environments = {policy.environment for _, _, policy in policies}
     if len(environments) > 1:
         raise ConfigurationError(f"these are policies for different environments: {', '.join(sorted(environments))}")
     make_folder(out)
     rows = []
-    for name, path, *policy in policies:
+    for name, path, policy in policies:
         log(f"{path} ...")
-        rows.append({"policy": name, "file": str(path), **measured(path, *policy, seed, episodes)})
+        rows.append({"policy": name, "file": str(path), **measured(path, policy, seed, episodes)})
     write_json(out / "report.json", rows)
     draw(rows, out / "report.png")
     return tables(rows)
@@ -76,9 +75,9 @@ def named_models(paths):
             yield path.stem, path
 
 
-def measured(path, network, environment, config, seed, episodes):
+def measured(path, policy, seed, episodes):
     """Everything about a policy, as `read_policy` gives it, for report.json."""
-    seeds = Seeds(seed)
+    network, config, seeds = policy.network, policy.config, Seeds(seed)
     observations, outputs = played_observations(network, config, seeds, CALLS, "deploy")
     weights, nonzero = count_weights(network)
     result = {"weights": weights, "nonzero": nonzero, "multiply_accumulates": multiply_accumulates(network)}
@@ -95,8 +94,8 @@ def measured(path, network, environment, config, seed, episodes):
         if not missing_packages():
             write_onnx(network, onnx)
             files["onnx"], times["onnx"] = onnx, time_of(onnx_runtime(onnx), observations)
-        stacked = agents_of(environment).teacher.from_network(network, config["model"], path)
-        if stacked.settings["hidden_activation"] == "relu":
+        stacked = policy.stacked(path)
+        if stacked.settings["hidden_activation"] == "relu" and not stacked.settings["squash"]:
             header.write_text(c_header(stacked.network, network.name, "policy", bounds=bounds))
             files["c"] = header
             if compiler:

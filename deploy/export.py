@@ -2,20 +2,20 @@
 
 from pops.configs import is_atari
 from pops.deploy.c import FLAGS, CompiledPolicy, c_compiler, c_header
-from pops.deploy.check import check_actions, check_numbers, check_reward, played_observations
+from pops.deploy.check import check_actions, check_numbers, check_reward
 from pops.deploy.litert import CALIBRATION, litert_runtime, write_litert
 from pops.deploy.onnx import onnx_runtime, write_onnx
-from pops.model import agents_of
 from pops.support.console import log
 from pops.support.errors import RunFailed
 from pops.support.files import make_folder, replacing
+from pops.support.states import played_observations
 
 
-def export(network, environment, config, seeds, out, format, int8=False, count=1000, episodes=None):
+def export(policy, path, seeds, out, format, int8=False, count=1000, episodes=None):
     """Writes a policy as a file, which replaces one of that name when it has passed the check.
 
     Args:
-        network, environment, config: as `read_policy` gives them.
+        policy: Policy; path: of its file.
         seeds: Seeds of what it plays.
         out: Path of the file.
         format: "c", "litert" or "onnx"; int8: see the writers.
@@ -26,21 +26,21 @@ def export(network, environment, config, seeds, out, format, int8=False, count=1
         RunFailed: it cannot be written, or does not act or play as the policy does, or there is no C compiler to check it.
     """
     make_folder(out.parent)
+    network, config = policy.network, policy.config
     bounds, episodes = config["model"]["bounds"], episodes or (10 if is_atari(config["environment"]) else 100)
     observations, outputs = played_observations(network, config, seeds, count, "check")
-    with replacing(out) as path:
+    with replacing(out) as temporary:
         if format == "litert":
             examples = played_observations(network, config, seeds, CALIBRATION, "calibrate")[0] if int8 else None
-            write_litert(network, path, examples)
-            run = litert_runtime(path)
+            write_litert(network, temporary, examples)
+            run = litert_runtime(temporary)
         elif format == "onnx":
-            write_onnx(network, path)
-            run = onnx_runtime(path)
+            write_onnx(network, temporary)
+            run = onnx_runtime(temporary)
         else:
-            stacked = agents_of(environment).teacher.from_network(network, config["model"]).network
-            path.write_text(c_header(stacked, network.name, out.stem, int8, bounds))
+            temporary.write_text(c_header(policy.stacked(path).network, network.name, out.stem, int8, bounds))
             compiler = c_compiler()
-            run = CompiledPolicy(path, observations, outputs, compiler, bounds) if compiler else None
+            run = CompiledPolicy(temporary, observations, outputs, compiler, bounds) if compiler else None
         if run:
             if bounds:
                 check_numbers(run, observations, outputs, bounds, exact=not int8)

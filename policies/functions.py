@@ -26,7 +26,7 @@ class TeacherFunction:
     """
 
     def __init__(self, function, settings, observation_type="float32"):
-        self.function, self.settings = function, settings
+        self.function, self.settings, self.calls, self.failed = function, settings, 0, None
         # As of a network, whose inputs say what type observations have.
         self.inputs = [keras.KerasTensor((None, *settings["observation_shape"]), observation_type)]
         self._values(np.zeros((2, *settings["observation_shape"]), observation_type))
@@ -36,14 +36,24 @@ class TeacherFunction:
         return tf.ensure_shape(outputs, (observations.shape[0], self.settings["actions"]))
 
     def _values(self, observations):
-        # Copies, as what TensorFlow passes and keeps must not be changed by the function, nor later.
-        values = np.array(self.function(observations.copy()), np.float32)
+        self.calls += 1
+        try:
+            # Copies, as what TensorFlow passes and keeps must not be changed by the function, nor later.
+            values = np.array(self.function(observations.copy()), np.float32)
+        except Exception as error:  # of whatever kind: it is the user's code that runs here
+            self._fail(f"raised {type(error).__name__}: {' '.join(str(error).split())}")
         wanted = (len(observations), self.settings["actions"])
-        if values.shape != wanted or not np.isfinite(values).all():
-            raise ConfigurationError(
-                f"the teacher: returned {values.shape} for a batch of {wanted[0]}; finite {wanted} needed"
-            )
+        if values.shape != wanted:
+            self._fail(f"returned {values.shape} for a batch of {wanted[0]}; finite {wanted} needed")
+        if not np.isfinite(values).all():
+            row, column = np.argwhere(~np.isfinite(values))[0]
+            self._fail(f"returned {values[row, column]} for action {column} of observation {row}; finite {wanted} needed")
         return values
+
+    def _fail(self, what):
+        # TensorFlow would make another exception of it, so it is kept; see `session.run_pops`.
+        self.failed = ConfigurationError(f"the teacher: {what} (in its call {self.calls})")
+        raise self.failed
 
 
 def imitator(function, environment, config, seeds, run):
@@ -53,7 +63,7 @@ def imitator(function, environment, config, seeds, run):
         RunFailed: it did not become so.
     """
     agents = agents_of(environment)
-    settings = config["model"] | {"output_activation": "linear", "hidden_activation": "relu"}
+    settings = config["model"] | {"output_activation": "linear", "hidden_activation": "relu", "squash": {}}
     student = agents.student(settings, members=by_size(config["distill"]["members"], 100))
     task = new_task(function, sum(student.layer_sizes()), config, seeds, run, "function")._replace(replay=None)
     distilled = Distilled(*fit_supervised(student, task, step=0))

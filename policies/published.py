@@ -174,7 +174,7 @@ def build(agent, settings, scale, scope, layers):
     if images:
         # Published networks see frame / scale, ours c = (frame - background) / contrast. The published k · frame / scale is
         # (k · contrast / scale) · c + k · background / scale, another kernel and bias; at the edges too, without padding.
-        arrays[1] = arrays[1] + arrays[0].sum(axis=(0, 1, 2)) * agent.background / scale
+        arrays[1] = arrays[1] + arrays[0].sum(axis=(0, 1, 2)) * settings["background"] / scale
         arrays[0] = arrays[0] * agent.contrast / scale
     teacher.network.set_weights(arrays)
     return teacher

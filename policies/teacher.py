@@ -1,54 +1,132 @@
 """A teacher of any kind, as the agent of its environment."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 
 from pops.configs import ENVIRONMENTS
-from pops.model import agents_of
-from pops.policies.stable_baselines import from_stable_baselines, is_stable_baselines
+from pops.model import DQNAgent, agents_of
+from pops.policies import stable_baselines
+from pops.policies.agent import agent_of
+from pops.policies.formats import refuse, what_is
+from pops.policies.normaliser import find_normaliser, read_normaliser
+from pops.policies.zoo import find_zoo_config, read_zoo_config, refuse_wrappers
+from pops.support.console import log
 from pops.support.environments import configuration_of, registered_name
 from pops.support.errors import ConfigurationError
 from pops.support.networks import check_shapes, read_network
 
+KERAS = "a Keras file", "an HDF5 file"
 
-def load_teacher(teacher, environment, settings):
+
+def load_teacher(teacher, environment, settings, normalizer=None):
     """A teacher as the agent of its environment.
 
     Args:
         teacher: path of a Keras file or of a Stable-Baselines3 .zip, or a Keras network.
         environment: a key of configs.ENVIRONMENTS, or Gymnasium's name.
         settings: the configuration's group `model`.
+        normalizer: path of the statistics of VecNormalize that belong to the .zip; those that lie where they usually do are
+            found without.
 
     Raises:
         ConfigurationError: the file is not readable, or not a network of this environment's kind.
     """
     kind = agents_of(environment).teacher
-    if isinstance(teacher, keras.Model):
+    what = None if isinstance(teacher, keras.Model) else what_is(teacher)
+    if what == "a file of Stable-Baselines3":
+        return _from_stable_baselines(Path(teacher), environment, kind, settings, normalizer)
+    if normalizer is not None:
+        raise ConfigurationError(f"--normalizer {normalizer}: belongs to a file of Stable-Baselines3")
+    if what is None:
         return kind.from_network(teacher, settings)
-    if is_stable_baselines(teacher):
-        return from_stable_baselines(Path(teacher), kind, settings)
+    check_keras(teacher, what)
     return kind.load(teacher, settings)
 
 
-def read_policy(path, environment=None, assignments=()):
+def check_keras(path, what):
+    """Refuses a file that is something else than Keras writes, with the way to go."""
+    # What is called one and seems to be none may be damaged, of which Keras's reader knows more.
+    if what not in KERAS and Path(path).suffix != ".keras":
+        refuse(path)
+
+
+def _from_stable_baselines(path, environment, kind, settings, normalizer):
+    """The agent of a .zip, with what lies beside it."""
+    config = find_zoo_config(path)
+    config = config and read_zoo_config(config)
+    if config:
+        refuse_wrappers(path, config)
+    stack = stable_baselines.read(path)
+    found = normalizer or find_normaliser(path)
+    normaliser = read_normaliser(found) if found else None
+    if config and config.normalised and not found:
+        log(f"{path}: WARNING: trained on normalised observations, whose statistics are missing: give --normalizer FILE")
+    if normaliser and not normaliser.enabled:
+        normaliser = None
+    if normaliser and normaliser.mean.size != stack.observation_space.width:
+        raise ConfigurationError(
+            f"{found}: is for {normaliser.mean.size} numbers, and {path} sees {stack.observation_space}"
+        )
+    try:
+        agent = agent_of(stack, kind, settings, environment, normaliser)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from None
+    agent.given = {"algorithm": stack.algorithm, "normalizer": found if normaliser else None}
+    return agent
+
+
+class Policy(NamedTuple):
     """A saved policy and what it plays in.
 
+    Attributes:
+        network: the Keras network that plays.
+        environment: its environment, a key of configs.ENVIRONMENTS or Gymnasium's name.
+        config: the configuration.
+        agent: DQNAgent of the same layers; None where the file is a plain Keras network that may be of any kind.
+    """
+
+    network: keras.Model
+    environment: str
+    config: dict
+    agent: DQNAgent | None
+
+    def stacked(self, path):
+        """Its layers as an agent's network, with which an exporter can deal. Raises ConfigurationError if they are not."""
+        if self.agent is not None:
+            return self.agent
+        return agents_of(self.environment).teacher.from_network(self.network, self.config["model"], path)
+
+
+def read_policy(path, environment=None, assignments=(), normalizer=None):
+    """Reads a policy of any kind that `load_teacher` takes.
+
     Args:
-        path: Keras file.
-        environment: its environment, a key of configs.ENVIRONMENTS or Gymnasium's name; None: the file's name tells.
+        path: of the file.
+        environment: see Policy; None: the file's name tells, if this project wrote it.
         assignments: strings `group.key=value` that change single settings.
+        normalizer: see `load_teacher`.
 
     Returns:
-        Its Keras network, the environment's key, and the configuration.
+        Policy.
 
     Raises:
         ConfigurationError: a setting or the file is wrong, or the two do not fit.
     """
+    if what_is(path) == "a file of Stable-Baselines3":
+        if environment is None:
+            raise ConfigurationError(f"{path}: does not name its environment; give it with --env")
+        config = configuration_of(environment, assignments=assignments)
+        agent = load_teacher(path, environment, config["model"], normalizer)
+        return Policy(agent.played, environment, config | {"model": agent.settings}, agent)
+    if normalizer is not None:
+        raise ConfigurationError(f"--normalizer {normalizer}: belongs to a file of Stable-Baselines3")
+    check_keras(path, what_is(path))
     network = read_network(path)
     named = network.name.rpartition("_")[0]
     if environment is None and not (environment := named if named in ENVIRONMENTS else registered_name(named)):
         raise ConfigurationError(f"{path}: does not name its environment; give it with --env")
     config = configuration_of(environment, assignments=assignments)
     check_shapes(network, path, config["model"])
-    return network, environment, config
+    return Policy(network, environment, config, None)

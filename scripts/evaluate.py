@@ -36,7 +36,7 @@ def main():
         from pops.support.seeds import Seeds
         from pops.utils import count_weights
 
-        network, environment, config = read_policy(arguments.model, arguments.env, arguments.set)
+        network, environment, config, _ = read_policy(arguments.model, arguments.env, arguments.set, arguments.normalizer)
 
         if arguments.acting == "greedy":
             config = varied(config, "greedy")

@@ -47,10 +47,10 @@ def main():
         from pops.support.seeds import Seeds
         from pops.utils import count_weights
 
-        network, environment, config = read_policy(arguments.model, arguments.env, arguments.set)
-        log(f"{arguments.model}: {environment}, {count_weights(network)[0]:,} weights")
+        policy = read_policy(arguments.model, arguments.env, arguments.set, arguments.normalizer)
+        log(f"{arguments.model}: {policy.environment}, {count_weights(policy.network)[0]:,} weights")
         export(
-            *(network, environment, config, Seeds(arguments.seed), arguments.out, arguments.format, arguments.int8),
+            *(policy, arguments.model, Seeds(arguments.seed), arguments.out, arguments.format, arguments.int8),
             *(arguments.observations, arguments.episodes),
         )
         log(f"{arguments.out}: {arguments.out.stat().st_size:,} bytes")

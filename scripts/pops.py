@@ -24,7 +24,7 @@ def main():
         "--teacher",
         type=Path,
         metavar="PATH",
-        help="Keras file, or .zip of Stable-Baselines3 (saved_models/ENV/teacher.keras)",
+        help="Keras file, or .zip of Stable-Baselines3 or sb3-contrib (saved_models/ENV/teacher.keras)",
     )
     parser.add_argument(
         "--objective",
@@ -33,9 +33,10 @@ def main():
         help="reward that a student must exceed; the lower bound moves with it (ENV's own; with --env-id the teacher's "
         "less one standard error)",
     )
+    parser.add_normalizer_argument()
     arguments = parser.parse_args()
     environment, seed = arguments.env_id or arguments.environment, arguments.seed
-    folder = arguments.out or Path("runs", f"{(environment or '').replace('/', '.')}-seed{seed}")
+    folder = arguments.out or Path("runs", f"{(environment or '').rpartition(':')[2].replace('/', '.')}-seed{seed}")
 
     def command():
         commands.check_tensorboard(arguments)
@@ -46,7 +47,8 @@ def main():
         elif arguments.teacher is None:
             raise ConfigurationError("--env-id: needs --teacher, as only ENV has one of its own")
         teacher = arguments.teacher or ROOT / "saved_models" / environment / "teacher.keras"
-        check_readable(teacher)
+        for path in filter(None, (teacher, arguments.normalizer)):
+            check_readable(path)
         from pops.support.console import import_tensorflow, log, table  # from here on it takes seconds
 
         import_tensorflow()
@@ -56,6 +58,7 @@ def main():
         summary = compress(
             *(teacher, environment, folder, arguments.profile, seed, arguments.set, arguments.objective, arguments.resume),
             tensorboard=arguments.tensorboard,
+            normalizer=arguments.normalizer,
         )
         log(table(result_rows(summary), words=2))
         log(f"ended: {summary['ended']}")

@@ -2,13 +2,14 @@
 
 import argparse
 import importlib.util
+import json
 import os
 import shlex
 import signal
 import sys
 from pathlib import Path
 
-from pops.configs import ENVIRONMENTS, PROFILES, configuration
+from pops.configs import ENVIRONMENTS, PROFILES, configuration, value_of
 from pops.support.errors import ConfigurationError, RunFailed
 from pops.support.files import check_readable
 
@@ -42,17 +43,52 @@ class Parser(argparse.ArgumentParser):
 
     def add_policy_arguments(self):
         """The arguments of a command that plays with a saved policy (see `check_policy_arguments`)."""
-        self.add_argument("model", type=Path, metavar="MODEL", help="Keras file written by train_teacher.py or pops.py")
+        self.add_argument("model", type=Path, metavar="MODEL", help="policy of any kind that pops.py takes as --teacher")
         self.add_argument(
             "--env", metavar="ENV", help="its environment, or Gymnasium's name, where the file's model name does not tell"
         )
         self.add_argument("--seed", type=SEED, default=0, metavar="N", help="of the episodes (0)")
+        self.add_normalizer_argument()
         self.add_set_argument(
             "change one setting of configs.py, for example environment.sticky=0.25; may be given more than once"
         )
 
     def add_set_argument(self, help):
+        """`--set`, and the arguments that set what an environment is made with."""
         self.add_argument("--set", action="append", default=[], metavar="GROUP.KEY=VALUE", help=help)
+        self.add_argument(
+            "--import",
+            dest="imports",
+            action="append",
+            default=[],
+            metavar="MODULE",
+            help="module or .py file that registers environments of your own",
+        )
+        self.add_argument(
+            "--env-kwargs",
+            nargs="+",
+            default=[],
+            metavar="NAME=VALUE",
+            help="arguments of gymnasium.make, for example continuous=true gravity=-5.0",
+        )
+
+    def add_normalizer_argument(self):
+        self.add_argument(
+            "--normalizer",
+            type=Path,
+            metavar="FILE",
+            help="statistics of VecNormalize that a .zip of Stable-Baselines3 was trained with (those that lie beside it)",
+        )
+
+    def parse_args(self, *arguments):
+        """The arguments; those that set what an environment is made with are among `set`."""
+        parsed = super().parse_args(*arguments)
+        if getattr(parsed, "imports", None):
+            parsed.set.append(f"environment.imports={json.dumps(parsed.imports)}")
+        if getattr(parsed, "env_kwargs", None):
+            pairs = (pair.partition("=") for pair in parsed.env_kwargs)
+            parsed.set.append(f"environment.kwargs={json.dumps({name: value_of(text) for name, _, text in pairs})}")
+        return parsed
 
 
 def integer(low, high):
@@ -74,7 +110,7 @@ def check_policy_arguments(arguments, *models):
     """Raises ConfigurationError for what `--env`, `--set` and the models' paths tell before TensorFlow is imported."""
     if arguments.env in ENVIRONMENTS:
         configuration(arguments.env, assignments=arguments.set)
-    for path in models:
+    for path in (*models, *filter(None, [getattr(arguments, "normalizer", None)])):
         check_readable(path)
 
 

@@ -1,11 +1,17 @@
 """Environments: their copies, their spaces, and the settings that they give."""
 
+import difflib
+import functools
+import importlib
 import os
+import re
+import sys
+from pathlib import Path
 
 import gymnasium
 import numpy as np
 
-from pops.configs import ENVIRONMENTS, configuration, is_atari
+from pops.configs import ENVIRONMENTS, configuration, is_atari, value_of
 from pops.support.atari import AtariEnvironments
 from pops.support.errors import ConfigurationError
 from pops.support.workers import ProcessEnvironments, make_one
@@ -25,15 +31,54 @@ def make_environments(settings, count, autoreset=True):
     is_registered(settings)
     if is_atari(settings):
         return AtariEnvironments(settings, count, autoreset)
-    if gymnasium.spec(settings["id"]).vector_entry_point is None:
-        return ProcessEnvironments(settings, count, autoreset)
+    # Gymnasium's vectorised forms and other processes know nothing of what was registered or changed in this process.
+    as_gymnasium_has_it = gymnasium.registry.get(settings["id"]) == registered_by_gymnasium().get(settings["id"])
+    vectorised = gymnasium.spec(settings["id"]).vector_entry_point is not None and not settings.get("kwargs")
+    if not (as_gymnasium_has_it and vectorised):
+        return ProcessEnvironments(settings, count, autoreset, everywhere=as_gymnasium_has_it)
     return gymnasium.make_vec(
         settings["id"], count, vectorization_mode="vector_entry_point", max_episode_steps=settings["max_episode_steps"]
     )
 
 
+@functools.cache
+def registered_by_gymnasium():
+    """The environments that Gymnasium itself registers when it is imported: {name: EnvSpec}."""
+    registry = gymnasium.registry
+    now = dict(registry)
+    registry.clear()
+    try:
+        importlib.reload(gymnasium.envs)
+        return dict(registry)
+    finally:
+        registry.clear()
+        registry.update(now)
+
+
+def import_environments(names):
+    """Imports modules, or files of Python, that register environments. Each once.
+
+    Raises:
+        ConfigurationError: one is not there, or fails.
+    """
+    for name in names:
+        path = Path(name)
+        module = path.stem if path.suffix == ".py" else name
+        if module in sys.modules:
+            continue
+        folder = str(path.resolve().parent if path.suffix == ".py" else Path.cwd())
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # of whatever kind: it is the user's code that runs here
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ConfigurationError(f"--import {name}: cannot be imported ({type(error).__name__}: {reason})") from None
+
+
 def is_registered(settings):
-    """Whether Gymnasium has the environment. For other names it would import modules."""
+    """Whether Gymnasium has the environment, after what the settings say is imported."""
+    import_environments(settings.get("imports", ()))
     if is_atari(settings):
         import ale_py  # brings the games; nothing else needs it
 
@@ -50,40 +95,48 @@ def spaces(settings):
     return environment.observation_space, environment.action_space
 
 
-def describe(name):
+def describe(name, kwargs=None, imports=()):
     """The settings of an environment that has none in configs.py, by group and key, as it describes itself.
+
+    Args:
+        name: Gymnasium's name, or module:name, where importing the module registers it.
+        kwargs: arguments of gymnasium.make.
+        imports: modules or files that register environments.
 
     Raises:
         ConfigurationError: Gymnasium does not have it or cannot make it, or PoPS has no agents for its observations or
             actions.
     """
-    settings = {"id": name, "max_episode_steps": None}
+    *modules, name = name.split(":")
+    settings = {"id": name, "kwargs": kwargs or {}, "imports": [*imports, *modules], "max_episode_steps": None}
     check_registered(settings)
     if is_atari(settings):
-        games = [key for key, profiles in ENVIRONMENTS.items() if is_atari(profiles["paper"]["environment"])]
-        raise ConfigurationError(f"environment.id: {name} is an Atari game; of those there are {', '.join(games)}")
-    observations, actions = _made(settings)
-    box, discrete = gymnasium.spaces.Box, gymnasium.spaces.Discrete
-    if not isinstance(observations, box) or len(observations.shape) != 1:
-        raise ConfigurationError(
-            f"environment.id: {name} has observations {observations}; they must be a Box with one axis"
-        )
-    bounds = []
-    if isinstance(actions, box) and len(actions.shape) == 1 and actions.is_bounded():
-        bounds = [actions.low.tolist(), actions.high.tolist()]
-    elif not isinstance(actions, discrete) or actions.start != 0:
-        raise ConfigurationError(
-            f"environment.id: {name} has actions {actions}; they must be Discrete from 0, or a bounded Box with one axis"
-        )
+        settings |= {"max_episode_steps": 27_000, "actions": [], "sticky": 0.0}
+        return {"environment": settings, "model": _described(*_made(settings)) | {"background": background(settings)}}
     limit = gymnasium.spec(name).max_episode_steps
-    return {
-        "environment": {"id": name, "max_episode_steps": limit},
-        "model": {
-            "observation_shape": list(observations.shape),
-            "actions": len(bounds[0]) if bounds else int(actions.n),
-            "bounds": bounds,
-        },
-    }
+    return {"environment": settings | {"max_episode_steps": limit}, "model": _described(*_made(settings))}
+
+
+def background(settings):
+    """The grey of most pixels of a game while it is played at random, an integer from 0 to 255."""
+    games, generator = AtariEnvironments(settings, 4), np.random.default_rng(0)
+    frames = [games.reset(seed=0)[0][:, -1]]
+    for _ in range(100):
+        frames.append(games.step(generator.integers(games.single_action_space.n, size=4))[0][:, -1])
+    games.close()
+    return int(np.median(frames))
+
+
+def _described(observations, actions):
+    """What adapted spaces say of the group `model`."""
+    described = {"observation_shape": list(observations.shape), "factors": [], "bounds": []}
+    if isinstance(actions, gymnasium.spaces.Box):
+        bounds = [actions.low.tolist(), actions.high.tolist()]
+        return described | {"actions": len(bounds[0]), "bounds": bounds}
+    if isinstance(actions, gymnasium.spaces.MultiDiscrete):
+        factors = actions.nvec.tolist()
+        return described | {"actions": sum(factors), "factors": factors}
+    return described | {"actions": int(actions.n)}
 
 
 def configuration_of(environment, profile="fast", assignments=(), objective=None):
@@ -92,7 +145,11 @@ def configuration_of(environment, profile="fast", assignments=(), objective=None
     Raises:
         ConfigurationError: see `describe` and `configs.configuration`.
     """
-    described = None if environment in ENVIRONMENTS else describe(environment)
+    described = None
+    if environment not in ENVIRONMENTS:
+        given = dict(assignment.partition("=")[::2] for assignment in assignments)
+        keys = [key for key in ("kwargs", "imports") if f"environment.{key}" in given]  # without which it cannot be made
+        described = describe(environment, **{key: value_of(given[f"environment.{key}"]) for key in keys})
     return configuration(environment, profile, assignments, described, objective)
 
 
@@ -101,41 +158,70 @@ def registered_name(name):
     return next((known for known in gymnasium.registry if known.replace("/", ".") == name), None)
 
 
+# Names of the past: what they are now, and what differs.
+SUCCESSORS = {
+    "CartPole-v0": "CartPole-v1 with --set environment.max_episode_steps=200",
+    "LunarLander-v2": "LunarLander-v3, the same but for its wind and for how it is reset",
+    "LunarLanderContinuous-v2": "LunarLanderContinuous-v3, the same but for its wind and for how it is reset",
+    "BipedalWalker-v2": "BipedalWalker-v3",
+    "Pendulum-v0": "Pendulum-v1",
+}
+
+
 def check_registered(settings):
-    """Raises ConfigurationError unless Gymnasium has the environment."""
-    if not is_registered(settings):
+    """Raises ConfigurationError unless Gymnasium has the environment, in a version that can be played."""
+    name = settings["id"]
+    stem, _, version = name.rpartition("-v")
+    if name in SUCCESSORS:
+        raise ConfigurationError(f"environment.id: {name} is no longer there; it is now {SUCCESSORS[name]}")
+    if version in ("2", "3") and f"{stem}-v4" in gymnasium.registry and f"{stem}-v5" in gymnasium.registry:
         raise ConfigurationError(
-            f"environment.id: {settings['id']} is not an environment that Gymnasium has; write it as CartPole-v1"
+            f"environment.id: {name} needs mujoco-py, which is no longer kept; {stem}-v4 has the same rewards, {stem}-v5 "
+            "other ones in places"
         )
+    game = re.fullmatch(r"(\w+?)(-ram)?(NoFrameskip|Deterministic)?-v[04]", name)
+    if game and f"ALE/{game[1]}-v5" in _atari():
+        raise ConfigurationError(
+            f"environment.id: {name} is now ALE/{game[1]}-v5, which PoPS plays with 4 frames a step and no sticky actions"
+        )
+    if not is_registered(settings):
+        others = sorted(known for known in gymnasium.registry if known.rpartition("-v")[0] == stem)
+        near = others or difflib.get_close_matches(name, gymnasium.registry, n=1)
+        raise ConfigurationError(
+            f"environment.id: {name} is not an environment that Gymnasium has; "
+            + (
+                f"it has {' and '.join(near)}"
+                if near
+                else "write it as CartPole-v1, or import what registers it (--import)"
+            )
+        )
+
+
+def _atari():
+    """Gymnasium's registry with the Atari games."""
+    is_registered({"id": "ALE/"})
+    return gymnasium.registry
 
 
 def check_spaces(config):
     """Raises ConfigurationError unless the environment exists and has the shapes that the group `model` says."""
     name, model = config["environment"]["id"], config["model"]
     check_registered(config["environment"])
-    observations, actions = _made(config["environment"])
-    discrete = isinstance(actions, gymnasium.spaces.Discrete)
-    wanted = gymnasium.spaces.Box if model["bounds"] else gymnasium.spaces.Discrete
-    if not isinstance(observations, gymnasium.spaces.Box) or not isinstance(actions, wanted):
-        raise ConfigurationError(
-            f"environment.id: {name} has observations {observations} and actions {actions}; "
-            f"they must be Box and {wanted.__name__}"
-        )
-    count = int(actions.n) if discrete else actions.shape[0]
-    wanted = [("observation_shape", list(observations.shape)), ("actions", count)]
-    if not discrete:
-        wanted.append(("bounds", [actions.low.tolist(), actions.high.tolist()]))
-    for key, value in wanted:
+    for key, value in _described(*_made(config["environment"])).items():
         if model[key] != value:
             raise ConfigurationError(f"model.{key}: {model[key]} does not fit {name}, which has {value}")
 
 
 def _made(settings):
+    """The spaces of an environment, as policies have them."""
     try:
         return spaces(settings)
-    except (gymnasium.error.Error, ImportError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigurationError(f"environment.id: {settings['id']} cannot be made ({reason})") from None
+    except ConfigurationError as error:
+        raise ConfigurationError(f"environment.id: {settings['id']} {error}") from None
+    except Exception as error:  # of whatever kind: an environment's own code runs here
+        reason = " ".join(str(error).split()) or type(error).__name__
+        way = "; install with: pip install -r requirements-mujoco.txt" if "mujoco" in reason.lower() else ""
+        raise ConfigurationError(f"environment.id: {settings['id']} cannot be made ({reason}){way}") from None
 
 
 class Single:

@@ -9,13 +9,14 @@ import tensorflow as tf
 
 from pops.configs import is_atari
 from pops.support.environments import make_environments
+from pops.support.errors import RunFailed
 from pops.support.rewards import reward_statistics
 
 # It would warn that loops are compiled anew: those of a Player are, for every evaluation.
 tf.get_logger().setLevel("ERROR")
 
 
-def select_actions(outputs, acting, seed, epsilon=None, bounds=()):
+def select_actions(outputs, acting, seed, epsilon=None, bounds=(), factors=()):
     """Actions, int64 [...], from a policy's outputs, float32 [..., actions]. Runs inside compiled functions.
 
     Args:
@@ -24,8 +25,13 @@ def select_actions(outputs, acting, seed, epsilon=None, bounds=()):
         epsilon: share of actions drawn uniformly instead; None for none.
         bounds: least and greatest values, each [actions], of continuous actions, which are float32 [..., actions]: the
             outputs, kept within these.
+        factors: of several discrete actions at once, how many outputs belong to each; actions are int64 [..., factors].
     """
     uniform = tf.random.stateless_uniform
+    if len(factors):
+        parts = enumerate(tf.split(outputs, factors, axis=-1))
+        chosen = [select_actions(part, acting, seed + tf.constant([10**6 * (n + 1), 0]), epsilon) for n, part in parts]
+        return tf.stack(chosen, axis=-1)
     if len(bounds):
         low, high = (tf.constant(bound, tf.float32) for bound in bounds)
         actions = tf.clip_by_value(outputs, low, high)
@@ -86,18 +92,19 @@ class Player:
     """
 
     def __init__(self, policy, settings, copies, acting, epsilon=None, members=1, autoreset=False):
-        self.shape = (members, copies)
+        self.shape, self.name = (members, copies), settings["id"]
         self.environments = make_environments(settings, members * copies, autoreset)
         space, actions = self.environments.single_observation_space, self.environments.single_action_space
         continuous = isinstance(actions, gymnasium.spaces.Box)
         bounds = (actions.low, actions.high) if continuous else ()
+        factors = () if continuous or not actions.shape else tuple(actions.nvec)
         self.action_shape = actions.shape
 
         def loop(observations, seed, *arguments):
             def step(index, observations, _):
                 grouped = tf.reshape(observations, [*self.shape, *space.shape])
                 outputs = policy(*arguments, grouped)
-                actions = select_actions(outputs, acting, tf.stack([seed, index]), epsilon, bounds)
+                actions = select_actions(outputs, acting, tf.stack([seed, index]), epsilon, bounds, factors)
                 observations, going = tf.numpy_function(self._step, [outputs, actions], [space.dtype, tf.bool])
                 observations.set_shape([members * copies, *space.shape])
                 going.set_shape([])
@@ -111,6 +118,8 @@ class Player:
         before, actions = self.observations, actions.reshape(-1, *self.action_shape)
         try:
             self.observations, *results, _ = self.environments.step(actions)
+            self.steps += 1
+            self._check_finite(results[0])
             step = Step(before, outputs.reshape(len(before), -1), actions, *results, self.over)
             self.over, going = step.ended, self._on_step(step)
         except BaseException as error:  # TensorFlow would make another one of it
@@ -134,8 +143,17 @@ class Player:
         if self._error is not None:
             raise self._error
 
+    def _check_finite(self, rewards):
+        """Raises RunFailed where a reward or an observation is no number."""
+        for what, array in (("reward", rewards), ("observation", self.observations)):
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                copy, *place = np.argwhere(~np.isfinite(array))[0]
+                value, where = array[(copy, *place)], f", number {place[0]}" if place else ""
+                raise RunFailed(f"{self.name}: step {self.steps} of copy {copy}: the {what}{where} is {value}")
+
     def _start(self, seed):
         self.observations, _ = self.environments.reset(seed=seed)
+        self.steps = 0
         self.over = np.zeros(len(self.observations), bool)
 
     def retrace(self, seed, actions):

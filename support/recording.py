@@ -26,7 +26,7 @@ def record(models, environment, assignments, out, seed, seconds, height):
     make_folder(out.parent)
     films = []
     for path in models:
-        network, _, config = read_policy(path, environment, assignments)
+        network, _, config, _ = read_policy(path, environment, assignments)
         rate = draw_rate(config["environment"])
         start = Seeds(seed).environment("report", "record")
         pictures, rewards = film(network, config, start, seconds * rate)
@@ -41,14 +41,14 @@ def film(network, config, seed, steps):
     """Pictures of a policy's first `steps` steps, or of one episode if that is shorter, and the sums of rewards by then."""
 
     acting, epsilon = (config["evaluation"][key] for key in ("acting", "epsilon"))
-    bounds = config["model"]["bounds"]
+    bounds, factors = config["model"]["bounds"], config["model"]["factors"]
     environment = Single(config["environment"], draw=True)
     observation = environment.reset(seed)
     pictures, rewards = [environment.picture()], [0.0]
     for step in range(steps):
         outputs = network(observation[None])
-        action = select_actions(outputs, acting, tf.constant([seed, step]), epsilon or None, bounds)[0].numpy()
-        observation, reward, ended = environment.step(action if bounds else int(action))
+        action = select_actions(outputs, acting, tf.constant([seed, step]), epsilon or None, bounds, factors)[0].numpy()
+        observation, reward, ended = environment.step(action if bounds or factors else int(action))
         pictures.append(environment.picture())
         rewards.append(rewards[-1] + reward)
         if ended:

@@ -43,10 +43,10 @@ class Records:
     """
 
     def __init__(self, teacher, task):
-        self.task, self.networks = task, {0: teacher.network}
+        self.task, self.networks = task, {0: teacher.played}
         evaluation = task.config["evaluation"]
         log(f"PoPS: a teacher of {task.original_weights:,} weights")
-        report = self.report(teacher.network, "teacher") | self.other_ways(teacher.network, "teacher")
+        report = self.report(teacher.played, "teacher") | self.other_ways(teacher.played, "teacher")
         if report["reward_mean"] <= evaluation["objective"]:
             raise RunFailed(
                 f"the teacher's reward, {rewards_text(report)}, is not above the objective, "
@@ -54,7 +54,7 @@ class Records:
             )
         goal = {key: evaluation[key] for key in ("objective", "lower_bound")}
         self.summary = {**goal, "teacher": {"widths": teacher.widths, **report}, "steps": []}
-        task.run.save_model("teacher.keras", teacher.network)
+        task.run.save_model("teacher.keras", teacher.played)
 
     def started(self, step, student):
         """A PoPS step begins with this student."""

@@ -1,5 +1,6 @@
 """What settings may be: rules that say in words what they accept, and the conditions that join one setting to another."""
 
+import json
 import math
 
 
@@ -48,6 +49,44 @@ WIDTHS = Rule(
     "a list of integers from 1 to 100000",
     lambda v: isinstance(v, list) and 0 < len(v) <= 100 and all(_is_integer(w) and 1 <= w <= 100_000 for w in v),
 )
+
+COUNTS = Rule("[], or " + WIDTHS.accepts, lambda v: v == [] or WIDTHS.fits(v))
+
+# Keras's names, and one of ours: see model.OWN_ACTIVATIONS.
+ACTIVATIONS = (
+    "relu tanh elu celu selu relu6 leaky_relu_0.01 sigmoid silu gelu mish softplus softsign "
+    "hard_tanh hard_sigmoid hard_silu log_sigmoid tanh_shrink linear"
+).split()
+
+NAMES = Rule(
+    "a list of names", lambda v: isinstance(v, list) and all(isinstance(n, str) and n and n.isprintable() for n in v)
+)
+
+
+def _is_json(value):
+    try:
+        return json.dumps(value, allow_nan=False) is not None
+    except (TypeError, ValueError, RecursionError):
+        return False
+
+
+KWARGS = Rule(
+    "a dictionary of JSON values by name",
+    lambda v: isinstance(v, dict) and all(isinstance(name, str) and name.isidentifier() for name in v) and _is_json(v),
+)
+
+
+def _is_squash(value):
+    return (
+        isinstance(value, dict)
+        and set(value) == {"clip", "scale", "offset"}
+        and (value["clip"] is None or (is_number(value["clip"]) and value["clip"] > 0))
+        and all(isinstance(value[key], list) and all(map(is_number, value[key])) for key in ("scale", "offset"))
+        and len(value["scale"]) == len(value["offset"])
+    )
+
+
+SQUASH = Rule("{}, or {clip: a number or null, scale: [...], offset: [...]}", lambda v: v == {} or _is_squash(v))
 
 INDICES = Rule(
     "a list of different integers from 0 to 999",
@@ -146,8 +185,12 @@ def _of_the_policy(config, atari):
         yield evaluation["acting"] == "greedy", "evaluation", "acting", "is for discrete actions"
         yield not config["prune"]["divide_outputs"], "prune", "divide_outputs", "is for discrete actions"
         yield not config["replay"]["student_steps"], "replay", "student_steps", "is for discrete actions"
+        yield not model["factors"], "model", "factors", "is for discrete actions"
     else:
+        yield not model["squash"], "model", "squash", "is for continuous actions"
         yield model["actions"] > 1, "model", "actions", "is less than two discrete actions"
+        whole = sum(model["factors"]) in (0, model["actions"])
+        yield whole, "model", "factors", "do not add up to model.actions"
     if not atari:
         for key in ("actions", "sticky"):
             yield not environment[key], "environment", key, "is for Atari games only"

@@ -67,7 +67,7 @@ class Run:
         folder: is made where there is none. It must not hold another run, and no other process may use it.
         command, environment, profile, seed, config: what runs.
         resume: the folder may hold this same run; it goes on from its last checkpoint, if there is one.
-        teacher: where the teacher that it starts from came from, and its checksum, if there are such.
+        origin: where the teacher that it starts from came from, with checksums: {key: text}.
         tensorboard: write the metrics for TensorBoard as well.
 
     Attributes:
@@ -85,7 +85,7 @@ class Run:
 
     LINE_SECONDS = 20
 
-    def __init__(self, folder, command, environment, profile, seed, config, resume=False, teacher=None, tensorboard=False):
+    def __init__(self, folder, command, environment, profile, seed, config, resume=False, origin=None, tensorboard=False):
         self.folder = make_folder(folder)
         self.bar = self.events = None
         self.every = self.wait = config["checkpoint"]["seconds"]
@@ -94,11 +94,11 @@ class Run:
             "environment": environment,
             "profile": profile,
             "seed": seed,
-            **(dict(zip(("teacher", "teacher_sha256"), teacher, strict=True)) if teacher else {}),
+            **(origin or {}),
             "settings": config,
         }
         # Where a file lies does not matter, if it is the same one.
-        self.identity = {key: value for key, value in self.description.items() if key != "teacher"}
+        self.identity = {key: value for key, value in self.description.items() if key not in ("teacher", "normalizer")}
         self.checkpoints = Checkpoints(self.folder / "checkpoint", json.dumps(self.identity, sort_keys=True))
         self._check_own()  # before the lock, which is a file
         unlocked = not (self.folder / LOCK).exists()

@@ -1,18 +1,20 @@
 """A whole run of PoPS: the teacher is read, the goal set, the method applied; graphs and report follow."""
 
 import hashlib
+import os
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from pops.configs import ENVIRONMENTS
 from pops.model import agents_of
 from pops.policies.functions import TeacherFunction, imitator
 from pops.policies.teacher import load_teacher
 from pops.prune import pops
 from pops.support.console import log
 from pops.support.environments import check_spaces, configuration_of
-from pops.support.errors import RunFailed
+from pops.support.errors import ConfigurationError, RunFailed
 from pops.support.files import checksum, portable
 from pops.support.playing import evaluate_network, play_episodes
 from pops.support.records import Records, new_task
@@ -20,24 +22,29 @@ from pops.support.report import write_report
 from pops.support.rewards import reward_statistics, rewards_text, standard_error
 from pops.support.run import Run
 from pops.support.seeds import Seeds
+from pops.support.states import played_observations
 from pops.train import TRAINERS
 from pops.utils import count_weights, draw_run
 
 
-def run_pops(teacher, environment, out, profile, seed, settings, objective, resume, tensorboard):
+def run_pops(teacher, environment, out, profile, seed, settings, objective, resume, tensorboard, normalizer):
     """What `compress` does; see there."""
     config = configuration_of(environment, profile, settings, objective)
     check_spaces(config)
     seeds = Seeds(seed)
-    policy, origin = read_teacher(teacher, environment, config)
-    run = Run(out, "pops.py", environment, profile, seed, config, resume, origin, tensorboard)
+    environment = environment if environment in ENVIRONMENTS else config["environment"]["id"]
+    policy, origin = read_teacher(teacher, environment, config, normalizer)
+    source, run = policy, Run(out, "pops.py", environment, profile, seed, config, resume, origin, tensorboard)
     try:
         if not run.finished:
             with run.watching():
                 if isinstance(policy, TeacherFunction):
                     policy = imitator(policy, environment, with_goal(policy, config, seeds, run), seeds, run)
-                config = with_goal(policy.network, config, seeds, run)
-                task = new_task(policy.network, sum(policy.layer_sizes()), config, seeds, run, "teacher")
+                config = with_goal(policy.played, config, seeds, run)
+                task = new_task(policy.played, sum(policy.layer_sizes()), config, seeds, run, "teacher")
+                log(given_text(policy, origin))
+                if policy.played is not policy.network:
+                    log(run.once(("folding",), folding_text, policy, config, seeds))
                 records = Records(policy, task)
                 records.finish(pops(policy, task, records))
         plots = draw_run(run.folder)
@@ -47,21 +54,67 @@ def run_pops(teacher, environment, out, profile, seed, settings, objective, resu
             log(f"written: {path}")
         run.finish()
         return run.summary()
+    except tf.errors.OpError:
+        if failed := getattr(source, "failed", None):  # a function's own error, before TensorFlow made another one of it
+            raise failed from None
+        raise
     finally:
         run.unlock()
 
 
-def read_teacher(teacher, environment, config):
-    """The teacher as a DQNAgent, whose settings `config` takes over, or as a TeacherFunction; and its name and checksum."""
+def read_teacher(teacher, environment, config, normalizer):
+    """The teacher as a DQNAgent, whose settings `config` takes over, or as a TeacherFunction; and where it came from."""
     if callable(teacher) and not isinstance(teacher, keras.Model):
+        if normalizer is not None:
+            raise ConfigurationError(f"normalizer {normalizer}: belongs to a file of Stable-Baselines3")
         name = f"{teacher.__module__}.{getattr(teacher, '__qualname__', type(teacher).__name__)}"
-        return TeacherFunction(teacher, config["model"], agents_of(environment).teacher.observation_type), (name, None)
-    agent = load_teacher(teacher, environment, config["model"])
+        function = TeacherFunction(teacher, config["model"], agents_of(environment).teacher.observation_type)
+        return function, {"teacher": name, "teacher_sha256": None}
+    if not isinstance(teacher, str | os.PathLike | keras.Model):
+        raise ConfigurationError(
+            f"the teacher is a {type(teacher).__name__}, which is no policy; give a file, a Keras network or a function"
+        )
+    agent = load_teacher(teacher, environment, config["model"], normalizer)
     config["model"] = agent.settings | {"widths": list(agent.widths)}
     if isinstance(teacher, keras.Model):
         content = b"".join(array.tobytes() for array in agent.network.get_weights())
-        return agent, (teacher.name, hashlib.sha256(content).hexdigest())
-    return agent, (portable(teacher), checksum(teacher))
+        return agent, {"teacher": teacher.name, "teacher_sha256": hashlib.sha256(content).hexdigest()}
+    origin = {"teacher": portable(teacher), "teacher_sha256": checksum(teacher)}
+    if found := agent.given.get("normalizer"):
+        origin |= {"normalizer": portable(found), "normalizer_sha256": checksum(found)}
+    return agent, origin
+
+
+def given_text(agent, origin):
+    """In words, what a run was given: the teacher's algorithm, shape, normaliser and action map."""
+    model = agent.settings
+    units = "-".join(map(str, [*model["observation_shape"], *agent.widths, model["actions"]]))
+    parts = [f"teacher: {origin['teacher']}", *([agent.given["algorithm"]] if "algorithm" in agent.given else [])]
+    parts.append(f"{units}, {model['hidden_activation']}" if agent.widths else f"{units}, linear")
+    parts.append(f"observations normalised by {origin['normalizer']}" if "normalizer" in origin else "no normaliser")
+    if model["squash"]:
+        parts.append(f"actions tanh · {_short(model['squash']['scale'])} + {_short(model['squash']['offset'])}")
+    elif model["bounds"]:
+        parts.append(f"actions clipped to {_short(model['bounds'][0])} … {_short(model['bounds'][1])}")
+    return "; ".join(parts)
+
+
+def folding_text(agent, config, seeds):
+    """In words, by how much the network that is pruned differs from the one that plays, on 1,000 observations."""
+    observations, played = played_observations(agent.played, config, seeds, 1000, "folding")
+    folded = agent.network(observations).numpy()
+    if bounds := config["model"]["bounds"]:
+        low, high = (np.array(side) for side in bounds)
+        error = np.abs(np.clip(folded, low, high) - np.clip(played, low, high)) / (high - low)
+        what = f"actions differ by {100 * error.max():.2g} % of their range at most, {100 * error.mean():.2g} % on average"
+    else:
+        what = f"{(folded.argmax(-1) == played.argmax(-1)).sum():,} of 1,000 actions are the same"
+    return f"without the clipping of its normalised inputs, which is not pruned, {what}"
+
+
+def _short(numbers):
+    different = sorted(set(numbers))
+    return f"{different[0]:g}" if len(different) == 1 else "[" + " ".join(f"{number:g}" for number in numbers) + "]"
 
 
 def with_goal(policy, config, seeds, run):

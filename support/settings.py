@@ -1,15 +1,20 @@
 """What there is to set, what it means, and what it may be."""
 
 from pops.support.rules import (
+    ACTIVATIONS,
     BOUNDS,
+    COUNTS,
     FLAG,
     INDICES,
+    KWARGS,
     MEMBERS,
+    NAMES,
     NONE_OR_SEVERAL,
     RATE_TABLE,
     REWARD,
     REWARD_OR_NONE,
     SPARSITY,
+    SQUASH,
     TEXT,
     VARIATIONS,
     WIDTHS,
@@ -23,17 +28,25 @@ from pops.support.rules import (
 SETTINGS = {
     "environment": {
         "id": (TEXT, "Gymnasium's name of the environment"),
+        "kwargs": (KWARGS, "arguments of gymnasium.make"),
+        "imports": (NAMES, "modules or files that register environments, imported before"),
         "max_episode_steps": (integer(1, 10**6), "steps after which an episode is cut off"),
         "actions": (INDICES, "the environment's actions that the policy chooses from; [] for all (Atari games only)"),
         "sticky": (number(0, 0.99), "probability that the last action is repeated instead (Atari games only)"),
     },
     "model": {
         "observation_shape": (WIDTHS, "shape of one observation"),
-        "actions": (integer(1, 1000), "number of discrete actions; with bounds, of numbers in one action"),
+        "actions": (integer(1, 1000), "outputs: number of discrete actions; with bounds, of numbers in one action"),
+        "factors": (COUNTS, "of several discrete actions at once, how many there are of each; [] for one action"),
         "bounds": (BOUNDS, "least and greatest values of the numbers in an action; [] for discrete actions"),
-        "widths": (WIDTHS, "units of each hidden layer of the teacher"),
-        "hidden_activation": (one_of("relu", "tanh"), "of the teacher; students that are shrunk have relu"),
+        "background": (integer(0, 255), "grey of a game's background, at which frames are centred inside the network"),
+        "widths": (COUNTS, "units of each hidden layer of the teacher; [] for a linear policy"),
+        "hidden_activation": (one_of(*ACTIVATIONS), "of the teacher; students that are shrunk have relu"),
         "output_activation": (one_of("linear", "relu"), "linear; relu is what the paper's published CartPole teacher has"),
+        "squash": (
+            SQUASH,
+            "how the teacher's continuous actions come into their bounds: {}, or clip, tanh, scale and offset",
+        ),
     },
     "evaluation": {
         "objective": (

@@ -5,11 +5,16 @@ import math
 import numpy as np
 
 from pops.support.checkpoints import Part
+from pops.support.errors import ConfigurationError
 from pops.support.playing import Player, evaluation_player, single
 from pops.support.replay import ReplayMemory
 
 # The teacher's outputs are computed for at most so many bytes of states at once; inside a network they take more memory.
 TEACHER_BYTES = 2**24
+
+SPREAD = 4  # observations are drawn from this many times as many, so that they come from all parts of episodes
+
+MEMORY = 2**31  # bytes that those may take
 
 
 class StateMemory(ReplayMemory):
@@ -197,3 +202,27 @@ class Visited:
     def states(self):
         """[n, *observation_shape]"""
         return self.array[: sum(self.counts)]
+
+
+def played_observations(network, config, seeds, count, purpose):
+    """Observations of a policy that plays in its environment, drawn at random, and its outputs for them.
+
+    Returns:
+        [count, *observation_shape] of the environment's type, and float32 [count, actions].
+
+    Raises:
+        ConfigurationError: they would take too much memory.
+    """
+    size = math.prod(config["model"]["observation_shape"]) * np.dtype(network.inputs[0].dtype).itemsize
+    if size * count * SPREAD > MEMORY:
+        raise ConfigurationError(f"--observations {count}: at most {MEMORY // SPREAD // size:,} of this environment's")
+    changes = {
+        "capacity": SPREAD * count,
+        "observe": SPREAD * count,
+        "environments": count // 100,  # so that each plays some hundred steps
+        "epsilon": config["evaluation"]["epsilon"],
+    }
+    memory = StateMemory(config | {"replay": config["replay"] | changes}, network, seeds)
+    memory.fill("export", purpose)
+    rows = seeds.generator("export", purpose).choice(memory.size, count, replace=False)
+    return memory.arrays["observations"][rows], memory.arrays["teacher_outputs"][rows]

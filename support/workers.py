@@ -9,12 +9,14 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 import weakref
 
 import gymnasium
 import numpy as np
 
 from pops.support.errors import RunFailed
+from pops.support.spaces import adapted
 
 
 def cores():
@@ -23,9 +25,11 @@ def cores():
 
 
 def make_one(settings, **options):
-    """One environment as the configuration's group `environment` says."""
-    limit = settings["max_episode_steps"]
-    return gymnasium.make(settings["id"], max_episode_steps=limit, disable_env_checker=True, **options)
+    """One environment as the configuration's group `environment` says, with spaces that policies have here."""
+    limit, kwargs = settings["max_episode_steps"], settings.get("kwargs", {})
+    with warnings.catch_warnings(action="ignore"):  # of newer versions, and of the types that are adapted here
+        made = gymnasium.make(settings["id"], max_episode_steps=limit, disable_env_checker=True, **kwargs, **options)
+        return adapted(made)
 
 
 def room_for_results(count, space):
@@ -38,18 +42,19 @@ class ProcessEnvironments:
     """Copies spread over this process and one more for each further core (see `make_environments`).
 
     Copy i starts from seed + i, so what happens does not depend on the number of processes.
+
+    Args:
+        everywhere: whether other processes have this environment too, as this one has it.
     """
 
     COPIES = 8  # a process is not worth its start for fewer
 
     _numbers = itertools.count()
 
-    def __init__(self, settings, count, autoreset):
+    def __init__(self, settings, count, autoreset, everywhere=True):
         one = make_one(settings)
         self.single_observation_space, self.single_action_space = one.observation_space, one.action_space
         self.results = room_for_results(count, self.single_observation_space)
-        # Other processes know only the environments that Gymnasium itself registers.
-        everywhere = str(gymnasium.spec(settings["id"]).entry_point).startswith("gymnasium.")
         processes = max(1, min(cores(), count // self.COPIES)) if everywhere else 1
         self.workers = _workers(json.dumps(settings), processes)
         bounds = [count * part // len(self.workers) for part in range(len(self.workers) + 1)]
@@ -78,7 +83,9 @@ class ProcessEnvironments:
         return self._exchange(seed, np.zeros(0, np.int64))[0], {}
 
     def step(self, actions):
-        if actions.ndim > 1:  # numbers travel as the integers that have their bits
+        if isinstance(
+            self.single_action_space, gymnasium.spaces.Box
+        ):  # numbers travel as the integers that have their bits
             actions = actions.astype(np.float64).view(np.int64)
         return *self._exchange(-1, actions), {}
 
@@ -86,6 +93,18 @@ class ProcessEnvironments:
 def _add_to_all(lists, item):
     for each in lists:
         each.append(item)
+
+
+def checked(name, method, *arguments, **named):
+    """What a method of an environment returns. Raises RunFailed where it raises, or gives a reward that is no number."""
+    try:
+        result = method(*arguments, **named)
+    except Exception as error:  # of whatever kind: it is the environment's code that runs here
+        reason = " ".join(str(error).split())
+        raise RunFailed(f"{name}: {method.__name__} raised {type(error).__name__}: {reason}") from None
+    if method.__name__ == "step" and np.ndim(result[1]):
+        raise RunFailed(f"{name}: the reward is an array of shape {np.shape(result[1])}, and must be a number")
+    return result
 
 
 class _Copies:
@@ -108,17 +127,20 @@ class _Copies:
             copies = [make_one(self.settings) for _ in range(count)]
             self.groups[number] = copies, room_for_results(count, copies[0].observation_space)
         copies, results = self.groups[number]
-        if seed < 0 and isinstance(space := copies[0].action_space, gymnasium.spaces.Box):
-            actions = np.array(actions, np.int64).view(np.float64).reshape(count, *space.shape).astype(space.dtype)
+        space = copies[0].action_space
+        if seed < 0 and space.shape:
+            numbers = np.array(actions, np.int64)
+            numbers = numbers.view(np.float64) if isinstance(space, gymnasium.spaces.Box) else numbers
+            actions = numbers.reshape(count, *space.shape).astype(space.dtype)
         ended = (results["terminated"] | results["truncated"]).tolist()
         if seed >= 0:
             results[:] = 0
             for index, copy in enumerate(copies):
-                results["observation"][index] = copy.reset(seed=seed + index)[0]
+                results["observation"][index] = checked(self.settings["id"], copy.reset, seed=seed + index)[0]
         else:
             for index, (copy, action) in enumerate(zip(copies, actions, strict=True)):
                 if not ended[index]:
-                    results[index] = copy.step(action)[:4]
+                    results[index] = checked(self.settings["id"], copy.step, action)[:4]
                 elif autoreset:
                     results[index] = copy.reset()[0], 0.0, False, False
         return results

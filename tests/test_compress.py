@@ -13,8 +13,8 @@ from pops.compress import compress
 from pops.configs import configuration
 from pops.deploy.check import check_numbers
 from pops.model import DQNPong, agents_of
+from pops.policies.formats import what_is
 from pops.policies.functions import TeacherFunction
-from pops.policies.stable_baselines import is_stable_baselines
 from pops.policies.teacher import load_teacher
 from pops.support import workers
 from pops.support.environments import check_spaces, configuration_of, describe, make_environments
@@ -89,9 +89,12 @@ def test_an_environment_describes_itself():
     ("name", "words"),
     [
         ("NoSuch-v1", "NoSuch-v1 is not an environment that Gymnasium has"),
-        ("nosuch:Foo-v1", "is not an environment that Gymnasium has"),
         ("Blackjack-v1", "observations Tuple"),
-        ("ALE/Breakout-v5", "is an Atari game; of those there are pong, pacman"),
+        ("LunarLander-v2", "it is now LunarLander-v3"),
+        ("CartPole-v0", "it is now CartPole-v1 with --set environment.max_episode_steps=200"),
+        ("PongNoFrameskip-v4", "is now ALE/Pong-v5"),
+        ("Hopper-v3", "Hopper-v4 has the same rewards"),
+        ("Acrobot-v9", "it has Acrobot-v1"),
     ],
 )
 def test_environments_that_pops_has_no_agents_for_are_refused(name, words):
@@ -103,11 +106,14 @@ def test_environments_that_pops_has_no_agents_for_are_refused(name, words):
 @pytest.mark.parametrize(
     ("spaces", "words"),
     [
-        ({"observation_space": gymnasium.spaces.Box(0, 1, (2, 2))}, "a Box with one axis"),
-        ({"observation_space": gymnasium.spaces.Discrete(3)}, "a Box with one axis"),
-        ({"action_space": gymnasium.spaces.Discrete(2, start=1)}, "Discrete from 0"),
-        ({"action_space": gymnasium.spaces.Box(-np.inf, 1, (1,))}, "a bounded Box"),
-        ({"action_space": gymnasium.spaces.MultiBinary(2)}, "Discrete from 0, or a bounded Box"),
+        (
+            {"observation_space": gymnasium.spaces.Dict(a=gymnasium.spaces.Discrete(2))},
+            "gymnasium.wrappers.FlattenObservation",
+        ),
+        ({"observation_space": gymnasium.spaces.Box(0, 255, (9, 9, 3), np.uint8)}, "of these only Atari games"),
+        ({"observation_space": gymnasium.spaces.Text(3)}, "has observations Text"),
+        ({"action_space": gymnasium.spaces.Box(-np.inf, 1, (1,))}, "continuous ones must be bounded"),
+        ({"action_space": gymnasium.spaces.Text(3)}, "has actions Text"),
         ({"limit": None}, "environment.max_episode_steps: null is not an integer"),
     ],
 )
@@ -407,15 +413,33 @@ def test_env_id_from_the_command(tmp_path):
 # Stable-Baselines3
 
 
-def stable_baselines(path, tensors, policy="stable_baselines3.dqn.policies", **data):
+def stable_baselines(path, tensors, policy="stable_baselines3.dqn.policies", images=False, actions=2, **data):
     """Writes a file as Stable-Baselines3 does, but for what PoPS does not read."""
     import torch
 
+    space = {
+        ":type:": "<class 'gymnasium.spaces.box.Box'>",
+        "dtype": "float32",
+        "_shape": [4],
+        "low": "-inf",
+        "high": "inf",
+    }
+    if images:
+        space |= {"dtype": "uint8", "_shape": [4, 84, 84], "low": "0", "high": "255"}
+    content = {
+        "policy_class": {"__module__": policy},
+        "policy_kwargs": {"features_extractor_class": NATURE_CNN} if images else {},
+        "observation_space": space,
+        "action_space": {":type:": "<class 'gymnasium.spaces.discrete.Discrete'>", "n": str(actions), "dtype": "int64"},
+    }
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("data", json.dumps({"policy_class": {"__module__": policy}, "policy_kwargs": {}} | data))
+        archive.writestr("data", json.dumps(content | data))
         with archive.open("policy.pth", "w") as file:
             torch.save(tensors, file)
     return path
+
+
+NATURE_CNN = "<class 'stable_baselines3.common.torch_layers.NatureCNN'>"
 
 
 def torch_layers(name, module, numbers):
@@ -426,7 +450,7 @@ def test_stable_baselines_without_pytorch_says_what_to_install(tmp_path, monkeyp
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("data", "{}")
         archive.writestr("policy.pth", b"")
-    assert is_stable_baselines(tmp_path / "a.zip")
+    assert what_is(tmp_path / "a.zip") == "a file of Stable-Baselines3"
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     with pytest.raises(
         ConfigurationError, match=r"PyTorch 2\.6 or newer is missing; install with: pip install -r requirements-sb3\.txt"
@@ -480,7 +504,7 @@ def test_stable_baselines_cnn_policies_give_pytorchs_outputs(kind, tmp_path):
     tensors = torch_layers(f"{prefix}.cnn", cnn, (0, 2, 4)) | torch_layers(f"{prefix}.linear", linear, (0,))
     name, policy = ("q_net.q_net.0", "dqn") if kind == "dqn" else ("action_net", "common")
     tensors |= {f"{name}.{part}": getattr(head, part).detach() for part in ("weight", "bias")}
-    path = stable_baselines(tmp_path / "a.zip", tensors, f"stable_baselines3.{policy}.policies")
+    path = stable_baselines(tmp_path / "a.zip", tensors, f"stable_baselines3.{policy}.policies", images=True, actions=3)
     agent = load_teacher(path, "pong", configuration("pong")["model"])
     assert isinstance(agent, DQNPong) and agent.widths == (6, 5, 7, 9)
     frames = np.random.default_rng(0).integers(256, size=(5, 4, 84, 84), dtype=np.uint8)
@@ -495,14 +519,12 @@ def test_stable_baselines_files_of_other_kinds_are_refused(tmp_path):
     network = torch.nn.Sequential(torch.nn.Linear(4, 7), torch.nn.ReLU(), torch.nn.Linear(7, 3))
     good = torch_layers("q_net.q_net", network, (0, 2))
     cases = {
-        "its policy is not an MLP policy of DQN, PPO or A2C": [
-            {"policy": "stable_baselines3.sac.policies"},
-            {"use_sde": True},
+        "its tensor q_net.q_net.0.weight (7, 4) is none that SAC has": [{"policy": "stable_baselines3.sac.policies"}],
+        "its hidden layers have the activation torch.nn.modules.activation.Softmin": [
+            {"policy_kwargs": {"activation_fn": "<class 'torch.nn.modules.activation.Softmin'>"}}
         ],
-        "its hidden layers have <class 'torch.nn.modules.activation.ELU'>; PoPS takes ReLU and tanh": [
-            {"policy_kwargs": {"activation_fn": "<class 'torch.nn.modules.activation.ELU'>"}}
-        ],
-        "takes (None, 4) and gives (None, 3); this environment needs (None, 4) and (None, 2)": [{}],
+        "its tensor q_net.q_net.2.weight has 3 outputs, where its Discrete(2) needs 2": [{}],
+        "the policy's actions are Discrete(3), CartPole-v1's Discrete(2)": [{"actions": 3}],
     }
     for words, variants in cases.items():
         for number, changes in enumerate(variants):
@@ -510,13 +532,39 @@ def test_stable_baselines_files_of_other_kinds_are_refused(tmp_path):
             with pytest.raises(ConfigurationError) as error:
                 load_teacher(path, "CartPole-v1", settings)
             assert words in str(error.value)
-    with pytest.raises(ConfigurationError, match="its policy is not a CNN policy"):
-        load_teacher(stable_baselines(tmp_path / "a.zip", good), "pong", configuration("pong")["model"])
+    with pytest.raises(ConfigurationError, match="its policy is an MLP policy, and pong needs a CNN policy"):
+        load_teacher(stable_baselines(tmp_path / "a.zip", good, actions=3), "pong", configuration("pong")["model"])
 
 
 def test_stable_baselines_files_run_no_code(tmp_path):
     pytest.importorskip("torch")
     path = stable_baselines(tmp_path / "a.zip", {"q_net.q_net.0.weight": Evil(tmp_path / "ran")})
-    with pytest.raises(ConfigurationError, match="damaged, or no file of Stable-Baselines3"):
+    with pytest.raises(ConfigurationError, match=r"policy\.pth cannot be read as tensors alone"):
         load_teacher(path, "CartPole-v1", configuration_of("CartPole-v1")["model"])
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda observations: 1 / 0, r"the teacher: raised ZeroDivisionError: division by zero \(in its call \d+\)"),
+        (
+            lambda observations: np.full((len(observations), 2), np.nan),
+            r"the teacher: returned nan for action 0 of observation 0",
+        ),
+        (lambda observations: np.zeros((len(observations), 3)), r"the teacher: returned \(\d+, 3\) for a batch of"),
+    ],
+)
+def test_a_function_that_fails_in_the_middle_is_named(answer, words, tmp_path):
+    calls = iter(range(30))
+
+    def act(observations):
+        return answer(observations) if next(calls, None) is None else np.zeros((len(observations), 2))
+
+    with pytest.raises(ConfigurationError, match=words):
+        compress(act, "CartPole-v1", tmp_path / "run", settings=ANY)
+
+
+def test_an_object_that_is_no_policy_is_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match="the teacher is a dict, which is no policy; give a file"):
+        compress({"weights": 1}, "CartPole-v1", tmp_path / "run")

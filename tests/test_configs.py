@@ -42,6 +42,7 @@ def test_paper_profile_of_lunarlander():
     assert config["model"] == {
         **{"observation_shape": [8], "actions": 4, "bounds": [], "widths": [64, 64, 64]},
         **{"hidden_activation": "relu", "output_activation": "linear"},
+        **{"background": 0, "factors": [], "squash": {}},
     }
     evaluation, prune = config["evaluation"], config["prune"]
     assert (evaluation["objective"], evaluation["lower_bound"], evaluation["acting"]) == (200, 100, "sample")
@@ -105,7 +106,7 @@ def test_assignments_change_settings_and_the_last_wins():
         ("prune.optimizer=sgd", "one of rmsprop, adam"),
         ("replay.refill=1", "true or false"),
         ("distill.learning_rate=[[0,[[5,0.1]]]]", "distill.learning_rate"),
-        ("model.widths=[]", "model.widths"),
+        ("model.widths=[0]", "model.widths"),
         ("evaluation.objective=-1e9", "evaluation.lower_bound"),
         ("evaluation.objective=1" + "0" * 400, "evaluation.objective"),
         ("prune.begin=5000", "prune.end: 5000 is not after prune.begin"),

@@ -1,10 +1,12 @@
 """Environments in processes: each copy plays what a single environment plays, whatever the number of processes."""
 
+import dataclasses
 import gc
 
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
 
 from pops.configs import configuration
 from pops.model import ActorLunarLander
@@ -140,3 +142,60 @@ def test_an_interrupted_step_leaves_no_answer_for_the_next_one(monkeypatch):
         copies.step(np.zeros(16, int))
     again, _ = make_environments(LUNARLANDER, 16).reset(seed=0)
     np.testing.assert_array_equal(first, again)
+
+
+class Thousand(gymnasium.RewardWrapper):
+    """A reward of 1,000 in every step."""
+
+    def reward(self, _):
+        return 1000.0
+
+
+class Shifted(gymnasium.ObservationWrapper):
+    """Observations plus 5."""
+
+    def observation(self, observation):
+        return observation + np.float32(5)
+
+
+# Environments that Gymnasium has, registered again in this process: changes, and what the first two steps then give.
+CHANGED = {
+    "wrapper": ("Acrobot-v1", {"additional_wrappers": (Thousand.wrapper_spec(),)}),
+    "kwargs": ("LunarLander-v3", {"kwargs": {"gravity": -2.0}}),
+    "limit": ("Acrobot-v1", {"max_episode_steps": 2}),
+    "vectorised": ("CartPole-v1", {"additional_wrappers": (Shifted.wrapper_spec(),)}),
+    "vectorised kwargs": ("CartPole-v1", {"kwargs": {"sutton_barto_reward": True}}),
+}
+
+
+@pytest.mark.parametrize("case", CHANGED)
+def test_what_is_played_is_what_gymnasium_makes_in_this_process(case, monkeypatch):
+    name, changes = CHANGED[case]
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+    monkeypatch.setattr(ProcessEnvironments, "COPIES", 1)
+    settings = {"id": name, "max_episode_steps": gymnasium.spec(name).max_episode_steps}
+    make_environments(settings, 4).reset(seed=0)  # as Gymnasium has it, with another process where there is one
+    changed = dataclasses.replace(gymnasium.spec(name), **changes)
+    monkeypatch.setitem(gymnasium.registry, name, changed)
+    settings["max_episode_steps"] = changed.max_episode_steps
+    copies, alone = make_environments(settings, 4), [gymnasium.make(name) for _ in range(4)]
+    expected = [environment.reset(seed=3 + index)[0] for index, environment in enumerate(alone)]
+    np.testing.assert_array_equal(copies.reset(seed=3)[0], expected)
+    for _ in range(3):
+        results = copies.step(np.ones(4, int))
+        for index, environment in enumerate(alone):
+            observation, *others = environment.step(1)[:4]
+            np.testing.assert_array_equal(results[0][index], observation)
+            assert [part[index] for part in results[1:4]] == others
+        if results[3].any():
+            break
+
+
+def test_a_new_name_for_a_changed_environment_is_played_by_all_copies(monkeypatch):
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+    entry, wrappers = gymnasium.spec("Acrobot-v1").entry_point, CHANGED["wrapper"][1]["additional_wrappers"]
+    spec = EnvSpec("Changed-v0", entry, max_episode_steps=500, additional_wrappers=wrappers)
+    monkeypatch.setitem(gymnasium.registry, "Changed-v0", spec)
+    copies = make_environments({"id": "Changed-v0", "max_episode_steps": 500}, 32)
+    copies.reset(seed=0)
+    assert set(copies.step(np.ones(32, int))[1]) == {1000.0}

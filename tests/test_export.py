@@ -15,6 +15,7 @@ from pops.scripts import export
 from pops.support.errors import ConfigurationError, RunFailed
 from pops.support.networks import read_network, save_network
 from pops.support.seeds import Seeds
+from pops.support.states import played_observations
 from pops.utils import count_weights, kernels
 
 from conftest import ROOT, command, refused
@@ -298,19 +299,19 @@ def test_every_observation_is_compared_once(monkeypatch):
 
 def test_observations_are_those_that_the_policy_meets_with_its_outputs():
     network, config = read_network(STUDENT), configuration("cartpole")
-    observations, outputs = check.played_observations(network, config, Seeds(0), 1000, "check")
+    observations, outputs = played_observations(network, config, Seeds(0), 1000, "check")
     assert observations.shape == (1000, 4) and observations.dtype == np.float32
     np.testing.assert_allclose(outputs, network(observations), atol=1e-5)
     assert len(np.unique(observations, axis=0)) == 1000
     assert np.abs(observations[:, 2]).max() < 0.21 and np.abs(observations[:, 0]).max() > 0.05  # it keeps the pole up
-    others, _ = check.played_observations(network, config, Seeds(0), 1000, "calibrate")
+    others, _ = played_observations(network, config, Seeds(0), 1000, "calibrate")
     assert not np.isin(others[:, 0], observations[:, 0]).any()
 
 
 def test_more_observations_than_fit_into_memory_are_refused():
     network, _ = random_network("pong", [1, 1, 1, 1])
     with pytest.raises(ConfigurationError, match=r"--observations 100000: at most 19,021 of this environment's"):
-        check.played_observations(network, configuration("pong"), Seeds(0), 100_000, "check")
+        played_observations(network, configuration("pong"), Seeds(0), 100_000, "check")
 
 
 # The command

@@ -285,6 +285,10 @@ class Counter:
         self.number = content["number"]
 
 
+def origin(path):
+    return {"teacher": path, "teacher_sha256": checksum(TEACHER)}
+
+
 def resumed(new_run, run, config, **changes):
     """The run that goes on in another run's folder, whose process is over."""
     run.unlock()
@@ -323,16 +327,16 @@ def test_a_run_goes_on_from_its_checkpoint(new_run, config):
         ({"seed": 1}, "seed is 0 there and 1 here"),
         ({"profile": "paper"}, 'profile is "fast" there and "paper" here'),
         ({"command": "train_teacher.py"}, 'command is "pops.py" there'),
-        ({"teacher": ("here", "another")}, "teacher_sha256 is"),
+        ({"origin": {"teacher": "here", "teacher_sha256": "another"}}, "teacher_sha256 is"),
         ({"config": ("prune", "iterations", 5)}, "settings.prune.iterations is 4 there and 5 here"),
         ({"config": ("distill", "learning_rate", 0.5)}, "settings.distill.learning_rate is [[0, [[1, 0.003]"),
         ({"config": ("distill", "learning_rate", TABLE)}, "settings.distill.learning_rate[0][1][14][1] is 0.0003 there"),
     ],
 )
 def test_a_run_goes_on_only_with_its_own_settings(new_run, config, changes, words):
-    run = new_run(config, teacher=("here", checksum(TEACHER)))
+    run = new_run(config, origin=origin("here"))
     before = {path: path.read_bytes() for path in run.folder.iterdir()}
-    settings = {"teacher": ("elsewhere", checksum(TEACHER))} | changes
+    settings = {"origin": origin("elsewhere")} | changes
     group, key, value = settings.pop("config", ("prune", "iterations", 4))
     other = config | {group: config[group] | {key: value}}
     with pytest.raises(ConfigurationError) as error:
@@ -342,8 +346,8 @@ def test_a_run_goes_on_only_with_its_own_settings(new_run, config, changes, word
 
 
 def test_the_same_teacher_may_lie_elsewhere(new_run, config):
-    run = new_run(config, teacher=("here", checksum(TEACHER)))
-    resumed(new_run, run, config, teacher=("there", checksum(TEACHER)))
+    run = new_run(config, origin=origin("here"))
+    resumed(new_run, run, config, origin=origin("there"))
 
 
 def test_other_versions_are_named(new_run, config, capsys):

@@ -16,8 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pops import __version__
+from pops.__main__ import COMMANDS
 from pops.configs import configuration
 from pops.model import CartPoleDQN
+from pops.support import speed
 from pops.support.errors import ConfigurationError
 from pops.support.results import load_run
 
@@ -391,19 +394,22 @@ def test_a_teacher_below_the_objective_fails_the_run(tmp_path):
     assert "the teacher's reward, 200.0 ± 0.0, is not above the objective, 200.5" in result.stderr
 
 
-def test_bench_measures_all_it_names():
-    result = command("bench.py", "--seconds", "0.05")
-    assert result.returncode == 0, result.stderr
+def test_bench_measures_all_it_names(monkeypatch, capsys):
+    # Small networks in the place of the largest, which take minutes to compile.
+    monkeypatch.setattr(speed, "SIZES", ((16, 16, 8), (10, 10, 4), (8, 8, 4)))
+    monkeypatch.setattr(speed, "PONG_SIZES", ((4, 4, 4, 8), (2, 2, 2, 4)))
+    speed.measure(0.05)
+    printed = capsys.readouterr().out
     for row in (
-        "256-256-128, pruning",
-        "40-40-20",
+        "16-16-8, pruning",
         "8-8-4",
         "teacher 256-256-128",
         "student 8-8-4",
-        "32-64-64-512, pruning",
+        "4-4-4-8, pruning",
+        "teacher 64-64-64",
     ):
-        assert row in result.stdout
-    assert result.stdout.count("\n 8-8-8-32 ") == 2  # updates and evaluation
+        assert f"\n {row} " in printed
+    assert printed.count("\n 2-2-2-4 ") == 2  # updates and evaluation
 
 
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path):
@@ -426,3 +432,37 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path):
     again = shlex.split(errors.split("go on with: ")[1])
     assert again[2:] == [*arguments, "--resume"]
     assert len(metrics(folder)) > 3
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("pops.py", "cartpole", "--teacher", "nope.keras"),
+        ("pops.py", "--env-id", "Acrobot-v1", "--teacher", TEACHER, "--normalizer", "nope.keras"),
+        ("evaluate.py", "nope.keras"),
+        ("export.py", "nope.keras", "--format", "c", "--out", "policy.h"),
+        ("record.py", "cartpole", TEACHER, "nope.keras", "--out", "play.gif"),
+        ("deploy_report.py", "nope.keras", "--out", "deploy"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_files_are_looked_for_before_tensorflow_is_imported(arguments, tmp_path):
+    (tmp_path / "tensorflow.py").write_text("raise SystemExit('tensorflow was imported')")
+    result = command(*arguments, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
+    refused(result, "nope.keras: cannot be read (No such file or directory)")
+
+
+def test_the_command_pops_has_the_scripts_as_subcommands(tmp_path):
+    def pops(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "pops", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+
+    assert pops("--version").stdout == f"pops {__version__}\n"
+    scripts = {path.stem for path in (ROOT / "scripts").glob("*.py")}
+    own = {"quickstart", "test", "setup_environment", "settings_page"}  # of a clone only
+    assert {module for module, _ in COMMANDS.values()} == scripts - own
+    assert all(f"  {name} " in pops("--help").stdout for name in COMMANDS)
+    result = pops("evaluate", tmp_path / "nope.keras")
+    assert result.returncode == 2 and result.stderr.startswith("pops evaluate: ")
+    assert pops("evaluat").returncode == 2

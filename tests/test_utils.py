@@ -74,7 +74,7 @@ def test_every_episode_counts_once_and_whole(acting):
     [
         ("environment", "id", "NoSuch-v1", "environment.id: NoSuch-v1 is not"),
         ("environment", "id", "nosuch:Foo-v1", "environment.id: nosuch:Foo-v1 is not"),
-        ("environment", "id", "Pendulum-v1", "environment.id: Pendulum-v1 has observations Box"),
+        ("environment", "id", "Pendulum-v1", "model.observation_shape: [4] does not fit Pendulum-v1, which has [3]"),
         ("environment", "id", "Blackjack-v1", "environment.id: Blackjack-v1 has observations Tuple"),
         ("model", "observation_shape", [5], "model.observation_shape: [5] does not fit CartPole-v1, which has [4]"),
         ("model", "actions", 3, "model.actions: 3 does not fit CartPole-v1, which has 2"),

@@ -1,0 +1,144 @@
+"""A policy that was read as arrays, as the agent that PoPS prunes and the network that plays."""
+
+import keras
+import numpy as np
+
+from pops.model import ConvolutionalAgent
+from pops.policies.stack import Space, action_map
+from pops.support.errors import ConfigurationError
+
+
+def agent_of(stack, kind, settings, environment, normaliser=None):
+    """The agent of an environment that does what a stack of layers does.
+
+    Mean and variance of a normaliser are folded into the agent's network. Its clipping cannot be, so that is in the network
+    that plays.
+
+    Args:
+        stack: Stack.
+        kind: class of the agent.
+        settings: the configuration's group `model`, of the environment.
+        environment: its id, for messages.
+        normaliser: Normaliser of the observations, or None.
+
+    Raises:
+        ConfigurationError: the two do not fit.
+    """
+    images = issubclass(kind, ConvolutionalAgent)
+    if images != bool(stack.convolutions):
+        wanted, found = ("a CNN", "an MLP") if images else ("an MLP", "a CNN")
+        raise ConfigurationError(f"its policy is {found} policy, and {environment} needs {wanted} policy")
+    stack.refuse_shape(settings["observation_shape"], environment)
+    own = settings | {"output_activation": "linear"} | _actions(stack, settings, environment)
+    dense = _last_layer(stack, own)
+    if images:
+        return _of_images(stack, dense, kind, own, normaliser)
+    if stack.image_scale != 1:
+        raise ConfigurationError("its MLP policy sees images; give a policy with convolutions")
+    hidden = set(stack.activations[:-1])
+    if len(hidden) > 1:
+        raise ConfigurationError(f"its hidden layers have different activations, {' and '.join(sorted(hidden))}")
+    agent = kind(own | {"hidden_activation": hidden.pop() if hidden else "relu"}, [len(bias) for _, bias in dense[:-1]])
+    agent.network.set_weights(_flat(_normalised(dense, normaliser)))
+    if normaliser:
+        agent.played = _clipping(agent, dense, normaliser)
+    return agent
+
+
+def _flat(layers):
+    return [array for layer in layers for array in layer]
+
+
+def _actions(stack, settings, environment):
+    """The `model` settings that join the stack's actions to the environment's. Raises ConfigurationError if none can."""
+    file, bounds, factors = stack.action_space, settings["bounds"], settings["factors"]
+    if bounds:
+        low, high = (np.asarray(side) for side in bounds)
+        theirs = Space("Box", low.shape, low=low, high=high)
+        if file.kind == "Box":  # several axes are flat here
+            sides = (np.ravel(side) for side in (file.low, file.high))
+            file = Space("Box", (file.width,), **dict(zip(("low", "high"), sides, strict=True)))
+        scale, offset = _map(file, theirs, environment)
+        if not stack.squash:
+            return {"squash": {}}
+        # From tanh's -1 to 1 into the file's bounds, and from there into the environment's.
+        half = (file.high - file.low) / 2
+        scale, offset = half * scale, (file.low + half) * scale + offset
+        return {"squash": {"clip": stack.pre_squash_clip, "scale": scale.tolist(), "offset": offset.tolist()}}
+    if file.kind == "MultiBinary":
+        file = Space("MultiDiscrete", (file.width,), nvec=np.full(file.width, 2))
+    kind, nvec = ("MultiDiscrete", factors) if factors else ("Discrete", [settings["actions"]])
+    _map(file, Space(kind, (len(nvec),) if factors else (), nvec=np.array(nvec)), environment)
+    return {"squash": {}}
+
+
+def _map(file, theirs, environment):
+    try:
+        return action_map(file, theirs)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{str(error).replace('the environment', environment)}") from None
+
+
+def _last_layer(stack, settings):
+    """The dense layers, the last one with the outputs that PoPS has: two for a binary action, scaled for a plain one."""
+    *hidden, (kernel, bias) = stack.dense
+    if stack.action_space.kind == "MultiBinary":  # 1 where the output is above 0
+        both = np.vstack([kernel, bias])
+        both = np.stack([np.zeros_like(both), both], axis=-1).reshape(len(both), -1)
+        kernel, bias = both[:-1], both[-1]
+    elif settings["bounds"] and not stack.squash:
+        low, high = (np.asarray(side) for side in settings["bounds"])
+        file = Space("Box", low.shape, low=np.ravel(stack.action_space.low), high=np.ravel(stack.action_space.high))
+        scale, offset = action_map(file, Space("Box", low.shape, low=low, high=high))
+        kernel, bias = (kernel * scale).astype(np.float32), (bias * scale + offset).astype(np.float32)
+    return [*hidden, (kernel, bias)]
+
+
+def _normalised(dense, normaliser):
+    """The layers with a normaliser's mean and variance folded into the first."""
+    if not normaliser:
+        return dense
+    (kernel, bias), *others = dense
+    scale, mean = np.ravel(normaliser.scale)[:, None], np.ravel(normaliser.mean)
+    folded = kernel.astype(np.float64) * scale
+    return [(folded.astype(np.float32), (bias - mean @ folded).astype(np.float32)), *others]
+
+
+def _clipping(agent, dense, normaliser):
+    """The network that normalises and clips what it sees, as it did when it was trained."""
+    (kernel, bias), *others = dense
+    inputs = keras.Input(agent.settings["observation_shape"], name="observations", dtype=agent.observation_type)
+    normalise = [
+        keras.layers.Normalization(
+            mean=np.ravel(normaliser.mean).tolist(),
+            variance=np.ravel(normaliser.variance + normaliser.epsilon).tolist(),
+            name="normalise",
+        ),
+        keras.layers.Rescaling(1 / normaliser.clip, name="clip_in"),
+        keras.layers.Activation("hard_tanh", name="clip"),
+    ]
+    layers = agent.plain_network("layers").layers
+    network = keras.Sequential([inputs, *normalise, *layers], name=agent.network.name)
+    network.set_weights(_flat([(kernel * np.float32(normaliser.clip), bias), *others]))
+    return network
+
+
+def _of_images(stack, dense, kind, settings, normaliser):
+    """An agent of frames, which are centred inside it.
+
+    The stack sees x / scale, the agent z = (x − background) / contrast: kernels become w · contrast / scale, and the first
+    biases take on the background. Without padding that is exact.
+    """
+    if normaliser:
+        raise ConfigurationError("its frames are normalised by statistics, which PoPS does not take for images")
+    if len(dense) != 2 or set(stack.activations[:-1]) != {"relu"}:
+        raise ConfigurationError(
+            f"it has {len(dense)} dense layers after its convolutions; PoPS takes two, with ReLU between"
+        )
+    (kernel, bias, _), *others = [(w.astype(np.float64), b, s) for w, b, s in stack.convolutions]
+    bias = bias + kernel.sum(axis=(0, 1, 2)) * (settings["background"] / stack.image_scale)
+    arrays = [kernel * (kind.contrast / stack.image_scale), bias]
+    arrays += [array for w, b, _ in others for array in (w, b)] + _flat(dense)
+    agent = kind(settings | {"hidden_activation": "relu"}, [len(b) for b in arrays[1:-1:2]])
+    agent.network.set_weights([array.astype(np.float32) for array in arrays])
+    return agent
