@@ -24,7 +24,7 @@ def compress(
         teacher: path of a Keras file or of a Stable-Baselines3 .zip; a Keras network; or a function from observations
             [batch, *observation_shape] to action values [batch, actions] (for continuous actions, the actions), which a
             dense network of the widths `model.widths` learns to imitate first.
-        environment: a key of configs.ENVIRONMENTS, or Gymnasium's name of an environment with a flat observation.
+        environment: a key of configs.ENVIRONMENTS, or Gymnasium's name of any other.
         out: folder for the run.
         profile: "fast" or "paper".
         seed: every random number follows from it.
