@@ -17,6 +17,7 @@ def compress(
     resume=False,
     tensorboard=False,
     normalizer=None,
+    expect=None,
 ):
     """Runs PoPS on a policy.
 
@@ -30,11 +31,13 @@ def compress(
         seed: every random number follows from it.
         settings: strings `group.key=value` that change single settings of configs.py.
         objective: mean reward above which a student is good; the settings' if left out, and where they have none, the
-            teacher's mean less one standard error. The lower bound moves with it.
+            teacher's mean less one standard error, or less 1 % of the way up from random play where that is more. The lower
+            bound moves with it.
         resume: go on with the run in that folder. Whether a function is the same as before cannot be told.
         tensorboard: write the metrics for TensorBoard as well, which has to be installed.
         normalizer: path of the statistics of Stable-Baselines3's VecNormalize that the teacher was trained with; those that
             lie beside its .zip are found without.
+        expect: the reward that the teacher is said to have; a run warns if it is far from it.
 
     Returns:
         The summary, as in summary.json.
@@ -52,4 +55,4 @@ def compress(
         check_readable(normalizer)
     from pops.support.session import run_pops
 
-    return run_pops(teacher, environment, out, profile, seed, settings, objective, resume, tensorboard, normalizer)
+    return run_pops(teacher, environment, out, profile, seed, settings, objective, resume, tensorboard, normalizer, expect)

@@ -16,7 +16,7 @@ from pops.support.errors import RunFailed
 from pops.support.exploring import Exploration, Rollouts
 from pops.support.playing import evaluate_network, evaluation_player, select_actions
 from pops.support.replay import ReplayMemory
-from pops.support.rewards import lower_confidence, matches
+from pops.support.rewards import Reference, lower_confidence, matches
 from pops.support.run import Resumable, Run, remembered
 from pops.support.seeds import Seeds
 from pops.support.states import StateMemory, StudentGames
@@ -44,7 +44,7 @@ class Task(NamedTuple):
         config: the configuration.
         seeds: Seeds of the run.
         teacher: plain Keras network, or what is used like one.
-        teacher_rewards: what a student has to match, float64 [episodes].
+        reference: Reference, what a student has to match.
         original_weights: number of weights of the original student.
         replay: StateMemory that the teacher filled once, or None to start one for each IPP and each distillation, and to
             fill it before every iteration and epoch.
@@ -54,7 +54,7 @@ class Task(NamedTuple):
     config: dict
     seeds: Seeds
     teacher: keras.Model
-    teacher_rewards: np.ndarray
+    reference: Reference
     original_weights: int
     replay: ReplayMemory
     run: Run
@@ -304,11 +304,11 @@ class BestMember(Resumable):
         self.in_a_row = np.where(scores > objective, self.in_a_row + 1, 0)
         met, confirmed = bool(self.in_a_row.max() >= settings["patience"]), False
         if met and settings["confirm_episodes"]:
-            episodes, purpose = settings["confirm_episodes"], (training.phase, *training.purpose, training.round)
-            chosen_by = evaluate_network(network, task.config, task.seeds, episodes, "confirm", *purpose)
-            score = lower_confidence(chosen_by, settings["confirm_confidence"])
+            episodes = settings["confirm_episodes"]
+            chosen_by = evaluate_network(network, task.config, task.seeds, episodes, "confirm", "students")
+            score = lower_confidence(task.reference.adjusted(chosen_by), settings["confirm_confidence"])
             met = confirmed = bool(score > objective)
-        matched = met and settings["until"] == "teacher" and matches(chosen_by, task.teacher_rewards)
+        matched = met and settings["until"] == "teacher" and matches(chosen_by, task.reference.confirm)
         if (matched, confirmed, score) > tuple(self.rank):
             self.rank = matched, confirmed, score
             self.distilled = Distilled(network.get_weights(), met, training.round, chosen_by)

@@ -27,6 +27,7 @@ class TeacherFunction:
 
     def __init__(self, function, settings, observation_type="float32"):
         self.function, self.settings, self.calls, self.failed = function, settings, 0, None
+        self.played, self.role = self, "function"  # as of an agent
         # As of a network, whose inputs say what type observations have.
         self.inputs = [keras.KerasTensor((None, *settings["observation_shape"]), observation_type)]
         self._values(np.zeros((2, *settings["observation_shape"]), observation_type))
@@ -56,8 +57,12 @@ class TeacherFunction:
         raise self.failed
 
 
-def imitator(function, environment, config, seeds, run):
+def imitator(function, reference, environment, config, seeds, run):
     """A network that PoPS can prune, in place of a function: distilled from it until it is as good.
+
+    Args:
+        function: TeacherFunction.
+        reference: Reference, of the function's rewards.
 
     Raises:
         RunFailed: it did not become so.
@@ -65,18 +70,19 @@ def imitator(function, environment, config, seeds, run):
     agents = agents_of(environment)
     settings = config["model"] | {"output_activation": "linear", "hidden_activation": "relu", "squash": {}}
     student = agents.student(settings, members=by_size(config["distill"]["members"], 100))
-    task = new_task(function, sum(student.layer_sizes()), config, seeds, run, "function")._replace(replay=None)
+    task = new_task(function, reference, sum(student.layer_sizes()), config, seeds, run)._replace(replay=None)
     distilled = Distilled(*fit_supervised(student, task, step=0))
+    reached = rewards_text(reward_statistics(distilled.rewards))
+    if reference.mean is not None and reference.confirm is not None and len(reference.confirm) == len(distilled.rewards):
+        difference = reward_statistics(distilled.rewards - reference.confirm)
+        reached += f" ({rewards_text(difference)} against the teacher in the same episodes)"
+    units = "-".join(map(str, student.widths))
     if not distilled.met:
         raise RunFailed(
-            f"a network of {'-'.join(map(str, student.widths))} hidden units that imitates the teacher reached "
-            f"{rewards_text(reward_statistics(distilled.rewards))}, not the objective, "
+            f"a network of {units} hidden units that imitates the teacher reached {reached}, not the objective, "
             f"{config['evaluation']['objective']:.6g}; try other model.widths"
         )
-    log(
-        f"a network of {'-'.join(map(str, student.widths))} hidden units imitates the teacher, whose reward is "
-        f"{rewards_text(reward_statistics(task.teacher_rewards))}"
-    )
+    log(f"a network of {units} hidden units imitates the teacher, reward {reached}")
     agent = agents.teacher(settings)
     agent.network.set_weights(distilled.weights)
     return agent

@@ -31,7 +31,10 @@ def main():
         type=float,
         metavar="X",
         help="reward that a student must exceed; the lower bound moves with it (ENV's own; with --env-id the teacher's "
-        "less one standard error)",
+        "less one standard error, or less 1 %% of the way up from random play where that is more)",
+    )
+    parser.add_argument(
+        "--expect", type=float, metavar="X", help="reward that the teacher is said to have; warns if it is far from it"
     )
     parser.add_normalizer_argument()
     arguments = parser.parse_args()
@@ -59,6 +62,7 @@ def main():
             *(teacher, environment, folder, arguments.profile, seed, arguments.set, arguments.objective, arguments.resume),
             tensorboard=arguments.tensorboard,
             normalizer=arguments.normalizer,
+            expect=arguments.expect,
         )
         log(table(result_rows(summary), words=2))
         log(f"ended: {summary['ended']}")

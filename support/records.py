@@ -1,29 +1,43 @@
 """The records of PoPS: what a run reports, saves and sums up of each network as it comes."""
 
 from pops.support.console import log
-from pops.support.errors import RunFailed
 from pops.support.playing import evaluate_network, report_rewards, varied
-from pops.support.rewards import matches, reward_line, rewards_text
+from pops.support.rewards import Reference, matches, reward_line, standard_error
 from pops.train import Task
 from pops.utils import count_weights
 
 
 def choosing_rewards(network, config, seeds, run, *purpose):
-    """Rewards that tell whether a student matches the teacher. Not those that are reported, which choose nothing."""
-    episodes, purpose = config["evaluation"]["choose_episodes"], ("choose", *purpose)
-    return run.once_watched(purpose, evaluate_network, network, config, seeds, episodes, "confirm", *purpose)
+    """Rewards that tell whether a student matches the teacher, on the same episodes for both. Not those that are reported,
+    which choose nothing."""
+    episodes = config["evaluation"]["choose_episodes"]
+    return run.once_watched(("choose", *purpose), evaluate_network, network, config, seeds, episodes, "confirm", "choose")
 
 
-def new_task(teacher, original_weights, config, seeds, run, name):
+def reference_of(policy, mean, config, seeds, run):
+    """The Reference of a run. `mean`: see there."""
+    settings, confirm = config["distill"], None
+    if settings["confirm_episodes"] and (mean is not None or settings["until"] == "teacher"):
+        arguments = policy, config, seeds, settings["confirm_episodes"], "confirm", "students"
+        confirm = run.once_watched(("confirm", "teacher"), evaluate_network, *arguments)
+    return Reference(mean, confirm, choosing_rewards(policy, config, seeds, run, "teacher"))
+
+
+def reported(network, config, seeds, run, *purpose, way=""):
+    """Statistics of rewards over fresh episodes, which choose nothing. `way`: to play, if not the configuration's own."""
+    episodes, whole = config["evaluation"]["report_episodes"], ("report", *purpose, *([way] if way else []))
+    return run.once_watched(whole, report_rewards, network, config, seeds, episodes, *purpose)
+
+
+def new_task(teacher, reference, original_weights, config, seeds, run):
     """The Task of a run whose students learn from this teacher; where the settings say so, with a replay filled already.
 
     Args:
         teacher: plain Keras network, or a TeacherFunction.
+        reference: Reference.
         original_weights: number of weights of the original student.
-        name: of the teacher in the run's memory.
     """
-    rewards = choosing_rewards(teacher, config, seeds, run, name)
-    task = Task(config, seeds, teacher, rewards, original_weights, None, run)
+    task = Task(config, seeds, teacher, reference, original_weights, None, run)
     if not config["replay"]["refill"]:
         task = task._replace(replay=task.new_replay())
         if not run.include("replay", task.replay):
@@ -37,23 +51,14 @@ class Records:
     Args:
         teacher: DQNAgent with trained weights.
         task: Task.
-
-    Raises:
-        RunFailed: the teacher does not meet the objective.
+        aims: what `session.goal` gave.
     """
 
-    def __init__(self, teacher, task):
+    def __init__(self, teacher, task, aims):
         self.task, self.networks = task, {0: teacher.played}
-        evaluation = task.config["evaluation"]
         log(f"PoPS: a teacher of {task.original_weights:,} weights")
         report = self.report(teacher.played, "teacher") | self.other_ways(teacher.played, "teacher")
-        if report["reward_mean"] <= evaluation["objective"]:
-            raise RunFailed(
-                f"the teacher's reward, {rewards_text(report)}, is not above the objective, "
-                f"{evaluation['objective']}; train it further or lower evaluation.objective"
-            )
-        goal = {key: evaluation[key] for key in ("objective", "lower_bound")}
-        self.summary = {**goal, "teacher": {"widths": teacher.widths, **report}, "steps": []}
+        self.summary = {**aims, "teacher": {"widths": teacher.widths, **report}, "steps": []}
         task.run.save_model("teacher.keras", teacher.played)
 
     def started(self, step, student):
@@ -85,7 +90,9 @@ class Records:
         task.run.save_model(f"student_step_{step}.keras", network)
         rewards = choosing_rewards(network, task.config, task.seeds, task.run, "shrunk", step)
         entry["attempts"] = attempts
-        entry["matches_teacher"] = matches(rewards, task.teacher_rewards)
+        difference = rewards - task.reference.choose
+        entry["difference"] = {"mean": float(difference.mean()), "stderr": float(standard_error(difference))}
+        entry["matches_teacher"] = matches(rewards, task.reference.choose)
         entry["shrunk"] = {"widths": widths, **self.report(network, "shrunk", step)}
         entry["seconds"] = self._seconds(step)
         shape = "-".join(map(str, widths))
@@ -109,16 +116,15 @@ class Records:
         """Size and rewards of a plain network."""
         weights, nonzero = count_weights(network)
         size = {"weights": weights, "nonzero": nonzero, "percent": 100 * weights / self.task.original_weights}
-        return size | self._reported(network, self.task.config, purpose)
+        return size | reported(network, self.task.config, self.task.seeds, self.task.run, *purpose)
 
     def other_ways(self, network, *purpose):
         """Rewards of a plain network in the other ways to play that the settings name: {name: rewards}."""
         config = self.task.config
-        return {name: self._reported(network, varied(config, name), purpose, name) for name in config["evaluation"]["also"]}
-
-    def _reported(self, network, config, purpose, *way):
-        episodes, whole = config["evaluation"]["report_episodes"], ("report", *purpose, *way)
-        return self.task.run.once_watched(whole, report_rewards, network, config, self.task.seeds, episodes, *purpose)
+        ways = {name: varied(config, name) for name in config["evaluation"]["also"]}
+        return {
+            name: reported(network, way, self.task.seeds, self.task.run, *purpose, way=name) for name, way in ways.items()
+        }
 
 
 def choices(summary):

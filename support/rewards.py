@@ -1,5 +1,8 @@
 """Statistics of rewards, and rewards and sizes in words."""
 
+import math
+from typing import NamedTuple
+
 import numpy as np
 
 
@@ -38,7 +41,10 @@ def shares(report):
 
 
 def rewards_text(report):
-    text = f"{report['reward_mean']:.1f} ± {report['reward_stderr']:.1f}"
+    """Mean and standard error in words, with one decimal, or more where the error needs them for two digits."""
+    error = report["reward_stderr"]
+    decimals = 1 if error == 0 or error >= 0.05 else min(6, 1 - math.floor(math.log10(error)))
+    text = f"{report['reward_mean']:.{decimals}f} ± {error:.{decimals}f}"
     return f"{text} ({report['distinct']} different)" if "distinct" in report else text
 
 
@@ -48,6 +54,29 @@ def lower_confidence(rewards, confidence):
 
 
 def matches(rewards, others):
-    """Whether rewards are as good as others: their mean at most one standard error (of the difference) below."""
-    error = np.hypot(standard_error(rewards), standard_error(others))
-    return bool(rewards.mean() >= others.mean() - error)
+    """Whether rewards are as good as another policy's on the same episodes: the mean difference is at most one standard
+    error, of the differences, below zero."""
+    difference = rewards - others
+    return bool(difference.mean() >= -standard_error(difference))
+
+
+class Reference(NamedTuple):
+    """The rewards of the policy that a run was given, with which students are compared on the same episodes.
+
+    Attributes:
+        mean: its reported reward if the objective follows from it; None if the settings say the objective.
+        confirm: on the episodes that confirm a student, float64 [episodes]; None if it was not played on these.
+        choose: on those that tell whether a student matches it, float64 [episodes].
+    """
+
+    mean: float | None
+    confirm: np.ndarray | None
+    choose: np.ndarray
+
+    def adjusted(self, rewards):
+        """Rewards in confirming episodes, as they are compared with the objective.
+
+        An objective that follows from the policy's own reward asks how far below it a student may be. So the paired
+        differences count, added to that reward, and not whether the episodes are easy ones.
+        """
+        return rewards if self.mean is None else rewards - self.confirm + self.mean

@@ -206,6 +206,8 @@ def _of_the_students(config):
     yield whole, "prune", "updates", "is not a multiple of prune.evaluate_every"
     whole = distill["epochs"] % distill["evaluate_every"] == 0
     yield whole, "distill", "epochs", "is not a multiple of distill.evaluate_every"
+    confirmed = distill["until"] == "objective" or distill["confirm_episodes"] > 0
+    yield confirmed, "distill", "until", "needs distill.confirm_episodes, on which the teacher can be matched"
     yield replay["capacity"] >= replay["observe"], "replay", "capacity", "is below replay.observe"
     yield replay["student_states"] <= replay["capacity"], "replay", "student_states", "is above replay.capacity"
     yield replay["observe"] >= replay["environments"], "replay", "observe", "is below replay.environments"

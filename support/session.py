@@ -17,9 +17,9 @@ from pops.support.environments import check_spaces, configuration_of
 from pops.support.errors import ConfigurationError, RunFailed
 from pops.support.files import checksum, portable
 from pops.support.playing import evaluate_network, play_episodes
-from pops.support.records import Records, new_task
+from pops.support.records import Records, new_task, reference_of, reported
 from pops.support.report import write_report
-from pops.support.rewards import reward_statistics, rewards_text, standard_error
+from pops.support.rewards import reward_statistics, rewards_text
 from pops.support.run import Run
 from pops.support.seeds import Seeds
 from pops.support.states import played_observations
@@ -27,7 +27,7 @@ from pops.train import TRAINERS
 from pops.utils import count_weights, draw_run
 
 
-def run_pops(teacher, environment, out, profile, seed, settings, objective, resume, tensorboard, normalizer):
+def run_pops(teacher, environment, out, profile, seed, settings, objective, resume, tensorboard, normalizer, expect):
     """What `compress` does; see there."""
     config = configuration_of(environment, profile, settings, objective)
     check_spaces(config)
@@ -38,14 +38,19 @@ def run_pops(teacher, environment, out, profile, seed, settings, objective, resu
     try:
         if not run.finished:
             with run.watching():
+                given = reported(policy.played, config, seeds, run, policy.role)
+                log(f"{given_text(policy, origin)}; reward {rewards_text(given)} over {given['episodes']:,} episodes")
+                warn_of(given, expect)
+                aims = run.once_watched(("goal",), goal, given, policy.played, config, seeds)
+                config |= {"evaluation": config["evaluation"] | {key: aims[key] for key in ("objective", "lower_bound")}}
+                mean = given["reward_mean"] if "margins" in aims else None
+                reference = reference_of(policy.played, mean, config, seeds, run)
                 if isinstance(policy, TeacherFunction):
-                    policy = imitator(policy, environment, with_goal(policy, config, seeds, run), seeds, run)
-                config = with_goal(policy.played, config, seeds, run)
-                task = new_task(policy.played, sum(policy.layer_sizes()), config, seeds, run, "teacher")
-                log(given_text(policy, origin))
-                if policy.played is not policy.network:
+                    policy = imitator(policy, reference, environment, config, seeds, run)
+                elif policy.played is not policy.network:
                     log(run.once(("folding",), folding_text, policy, config, seeds))
-                records = Records(policy, task)
+                task = new_task(policy.played, reference, sum(policy.layer_sizes()), config, seeds, run)
+                records = Records(policy, task, aims)
                 records.finish(pops(policy, task, records))
         plots = draw_run(run.folder)
         if run.events:
@@ -86,7 +91,9 @@ def read_teacher(teacher, environment, config, normalizer):
 
 
 def given_text(agent, origin):
-    """In words, what a run was given: the teacher's algorithm, shape, normaliser and action map."""
+    """In words, what a run was given: the teacher's algorithm, shape, normaliser, action map; or that it is a function."""
+    if isinstance(agent, TeacherFunction):
+        return f"teacher: {origin['teacher']}, a function"
     model = agent.settings
     units = "-".join(map(str, [*model["observation_shape"], *agent.widths, model["actions"]]))
     parts = [f"teacher: {origin['teacher']}", *([agent.given["algorithm"]] if "algorithm" in agent.given else [])]
@@ -117,34 +124,55 @@ def _short(numbers):
     return f"{different[0]:g}" if len(different) == 1 else "[" + " ".join(f"{number:g}" for number in numbers) + "]"
 
 
-def with_goal(policy, config, seeds, run):
-    """The configuration with the objective and the lower bound that `goal` gives."""
-    kind = "network" if isinstance(policy, keras.Model) else "function"
-    return config | {"evaluation": config["evaluation"] | run.once_watched(("goal", kind), goal, policy, config, seeds)}
+def warn_of(reward, expected):
+    """Warns of a teacher's reward that is more than three standard errors, and more than 5 %, from the expected one."""
+    distance = abs(reward["reward_mean"] - expected) if expected is not None else 0
+    if distance > max(3 * reward["reward_stderr"], 0.05 * abs(expected or 0)):
+        log(
+            f"WARNING: the teacher's reward, {rewards_text(reward)}, is far from the {expected:g} expected: it may have "
+            "been trained on normalised observations, behind a wrapper, or in another version of the environment"
+        )
 
 
-def goal(policy, config, seeds, watch=None):
+def goal(teacher, policy, config, seeds, watch=None):
     """Objective and lower bound, as the settings say or, where these leave them open, from the teacher and random play.
 
-    The objective is the teacher's reported reward less one standard error; the lower bound lies three quarters of the way
-    up from the reward of random actions.
+    The objective leaves the larger of one standard error of the teacher's reported reward and 1 % of the way up to it from
+    random play. The lower bound lies three quarters of the way up from random play to the objective.
+
+    Args:
+        teacher: statistics of the teacher's reported reward.
+        policy: the teacher's network or function.
+
+    Returns:
+        {"objective", "lower_bound"}, and what they follow from: "random", statistics of the reward of random actions, and
+        "margins", what one standard error and 1 % of the way are.
+
+    Raises:
+        RunFailed: the teacher is not above the objective, or that not above random play.
     """
     objective, lower_bound = (config["evaluation"][key] for key in ("objective", "lower_bound"))
-    episodes = config["evaluation"]["report_episodes"]
-    if objective is None:
-        rewards, _ = play_episodes(policy, config, seeds, episodes, "report", "teacher", watch=watch)
-        # A student has to be above it, which it could not where every episode gives the most there is.
-        objective = float(np.nextafter(rewards.mean() - standard_error(rewards), -np.inf))
+    mean, found = teacher["reward_mean"], {}
+    if objective is not None and mean <= objective:
+        raise RunFailed(
+            f"the teacher's reward, {rewards_text(teacher)}, is not above the objective, {objective}; train it further or "
+            "lower evaluation.objective"
+        )
     if lower_bound is None:
         randomly = config | {"evaluation": config["evaluation"] | {"epsilon": 1.0}}
-        rewards, _ = play_episodes(policy, randomly, seeds, episodes, "select", "random", watch=watch)
-        if rewards.mean() >= objective:
+        rewards, _ = play_episodes(policy, randomly, seeds, teacher["episodes"], "select", "random", watch=watch)
+        random = float(rewards.mean())
+        found["random"] = reward_statistics(rewards)
+        if objective is None:
+            found["margins"] = {"standard_error": teacher["reward_stderr"], "one_percent": 0.01 * (mean - random)}
+            objective = mean - max(found["margins"].values())
+        if random >= objective:
             raise RunFailed(
                 f"the objective, {objective:.6g}, is not above the reward of random actions, "
-                f"{rewards_text(reward_statistics(rewards))}; there is nothing to compress"
+                f"{rewards_text(found['random'])}; there is nothing to compress"
             )
-        lower_bound = float(rewards.mean() + 0.75 * (objective - rewards.mean()))
-    return {"objective": objective, "lower_bound": lower_bound}
+        lower_bound = random + 0.75 * (objective - random)
+    return {"objective": objective, "lower_bound": lower_bound, **found}
 
 
 def run_training(environment, config, out, profile, seed, resume, tensorboard):
