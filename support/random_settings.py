@@ -57,6 +57,7 @@ def random_small_settings(generator, environment):
     evaluate_every, epochs_between = generator.randint(1, 20), generator.randint(1, 2)
     begin = generator.randint(0, 20)
     initial = generator.choice([0, 0, 0.3])
+    confirm_episodes = generator.choice([0, 2, 3])
     settings = {
         "environment.max_episode_steps": generator.choice([1, 20, 200]),
         "evaluation.objective": generator.choice([-1e9, 0.5, 9]),
@@ -100,10 +101,10 @@ def random_small_settings(generator, environment):
         "distill.updates": generator.randint(1, 20),
         "distill.episodes": generator.randint(2, 4),
         "distill.confidence": generator.choice([0, 1, 10]),
-        "distill.confirm_episodes": generator.choice([0, 2, 3]),
+        "distill.confirm_episodes": confirm_episodes,
+        "distill.until": generator.choice(["objective", *["teacher"] * (confirm_episodes > 0)]),
         "distill.confirm_confidence": generator.choice([0, 1, 10]),
         "distill.patience": generator.randint(1, 2),
-        "distill.until": generator.choice(["objective", "teacher"]),
         "distill.batch_size": generator.randint(1, 64),
         "distill.learning_rate": generator.choice([1e-12, 1e-3, 1]),
         "pops.steps": generator.randint(1, 2),

@@ -22,7 +22,7 @@ from pops.support.errors import ConfigurationError, RunFailed
 from pops.support.networks import read_network, save_network
 from pops.support.playing import evaluate_network, select_actions
 from pops.support.seeds import Seeds
-from pops.support.session import goal
+from pops.support.session import goal, warn_of
 from pops.support.workers import ProcessEnvironments
 
 from conftest import TEACHER, TINY, Evil, command, refused
@@ -132,14 +132,16 @@ def test_other_environments_ask_for_no_margin_above_the_objective():
     assert margins == (0, 0, 0)
 
 
-def test_the_objective_is_the_teachers_reward_less_a_standard_error():
+@pytest.mark.parametrize("error", [0.0, 4.0, 5.0])
+def test_the_objective_leaves_a_standard_error_or_one_percent_of_the_way_from_random_play(error):
     config = configuration_of("CartPole-v1", assignments=ANY)
-    network = dense(4, 2)
-    rewards = evaluate_network(network, config, Seeds(3), 20, "report", "teacher")
-    found = goal(network, config | {"evaluation": config["evaluation"] | {"lower_bound": -1}}, Seeds(3))
-    assert found["objective"] == pytest.approx(rewards.mean() - rewards.std(ddof=1) / np.sqrt(20))
-    assert found["objective"] < rewards.mean() - rewards.std(ddof=1) / np.sqrt(20)  # all equal: still above it
-    assert found["lower_bound"] == -1
+    teacher = {"episodes": 20, "reward_mean": 500.0, "reward_stderr": error}
+    found = goal(teacher, dense(4, 2), config, Seeds(3))
+    random = found["random"]["reward_mean"]
+    assert 15 < random < 30
+    assert found["margins"] == {"standard_error": error, "one_percent": pytest.approx(0.01 * (500 - random))}
+    assert found["objective"] == pytest.approx(500 - (5 if error == 5 else 0.01 * (500 - random)))
+    assert found["lower_bound"] == pytest.approx(random + 0.75 * (found["objective"] - random))
 
 
 def test_the_lower_bound_is_three_quarters_of_the_way_from_random_play():
@@ -147,11 +149,35 @@ def test_the_lower_bound_is_three_quarters_of_the_way_from_random_play():
     randomly = config | {"evaluation": config["evaluation"] | {"epsilon": 1.0, "report_episodes": 1000}}
     random = evaluate_network(dense(4, 2), randomly, Seeds(0), 1000, "select", "other").mean()
     assert 20 < random < 25
-    found = goal(dense(4, 2), randomly, Seeds(0))
-    assert found["objective"] == 100 and found["lower_bound"] == pytest.approx(random + 0.75 * (100 - random), abs=1)
+    teacher = {"episodes": 1000, "reward_mean": 150.0, "reward_stderr": 1.0}
+    found = goal(teacher, dense(4, 2), randomly, Seeds(0))
+    assert (
+        found["objective"] == 100
+        and "margins" not in found
+        and found["lower_bound"] == pytest.approx(random + 0.75 * (100 - random), abs=1)
+    )
     config["evaluation"]["objective"] = 5
     with pytest.raises(RunFailed, match="not above the reward of random actions"):
-        goal(dense(4, 2), config, Seeds(0))
+        goal(teacher, dense(4, 2), config, Seeds(0))
+    config["evaluation"]["objective"] = 150
+    with pytest.raises(RunFailed, match=r"reward, 150\.0 ± 1\.0, is not above the objective, 150; train it further"):
+        goal(teacher, dense(4, 2), config, Seeds(0))
+
+
+@pytest.mark.parametrize(
+    ("mean", "error", "expected", "warned"),
+    [
+        (150, 3, 282, True),
+        (280, 3, 282, False),
+        (290, 3, 282, False),
+        (500, 0, 500, False),
+        (-110, 1, -90, True),
+        (9, 9, None, False),
+    ],
+)
+def test_a_run_warns_of_a_teacher_whose_reward_is_far_from_the_expected(capsys, mean, error, expected, warned):
+    warn_of({"episodes": 20, "reward_mean": mean, "reward_stderr": error}, expected)
+    assert ("WARNING" in capsys.readouterr().out) is warned
 
 
 # Any teacher
@@ -187,8 +213,8 @@ def test_a_function_is_imitated_and_compressed(tmp_path):
 def test_a_derived_objective_stands_in_the_summary_and_a_run_goes_on_with_it(tmp_path):
     settings = [*IMITATED[:-1], "evaluation.lower_bound=null", "checkpoint.seconds=0", "pops.steps=1"]
     summary = compress(upright, "CartPole-v1", tmp_path / "run", settings=settings)
-    teacher = summary["teacher"]
-    assert summary["objective"] == pytest.approx(teacher["reward_mean"] - teacher["reward_stderr"])
+    margins = summary["margins"]  # of the function, which the network only imitates
+    assert summary["imitated"]["reward_mean"] - summary["objective"] == pytest.approx(max(margins.values()))
     assert summary["lower_bound"] < summary["objective"]
     again = compress(upright, "CartPole-v1", tmp_path / "run", settings=settings, resume=True)
     assert again == summary

@@ -139,6 +139,7 @@ def test_bad_assignments_are_refused_by_name(assignment, words):
         ("teacher.batch_size=1", "teacher.batch_size: 1 is too small"),
         ("replay.student_states=400001", "replay.student_states: 400001 is above replay.capacity"),
         ("distill.until=end", "one of objective, teacher"),
+        ("distill.confirm_episodes=0", "distill.until: teacher needs distill.confirm_episodes"),
         ("distill.evaluate_every=7", "distill.epochs: 4 is not a multiple of distill.evaluate_every"),
         ("distill.averaging=1", "distill.averaging: 1 is not a number from 0 to 0.999999"),
         ("replay.student_steps=-1", "replay.student_steps: -1 is not an integer"),

@@ -9,7 +9,6 @@ import io
 import json
 import shutil
 import time
-import time
 
 import keras
 import numpy as np
@@ -23,7 +22,6 @@ from pops.support.errors import ConfigurationError
 from pops.support.networks import save_network
 from pops.support.report import write_report
 from pops.support.results import result_rows
-from pops.support.run import Run
 from pops.support.run import Run
 
 from conftest import ROOT, TEACHER, TINY, command, refused
@@ -109,27 +107,6 @@ def test_the_bar_shows_phase_reward_and_sparsity(config, new_run, monkeypatch):
     assert "report teacher" in text and "30%" in text
     assert "step 1: distilling" in text and "25%" in text and "-:--:--" in text  # no time left can be told yet
     run.progress("step 1: distilling", 2, 4)  # nobody watches any more
-
-
-def test_off_a_terminal_a_line_tells_how_far_a_run_is(config, new_run, monkeypatch):
-    written = io.StringIO()
-    monkeypatch.setattr("pops.support.console.console", Console(file=written, force_terminal=False, width=200))
-    monkeypatch.setattr("pops.support.run.console", Console(file=io.StringIO(), force_terminal=False))
-    assert Run.LINE_SECONDS < 30
-    monkeypatch.setattr(Run, "LINE_SECONDS", 0.05)
-    run = new_run(config)
-    with run.watching():
-        run.progress("step 1: pruning", 30, 120)
-        time.sleep(0.2)
-        run.metrics(phase="prune", step=1, weights=100, nonzero=40, rewards=np.array([1.0, 3.0]))
-        run.progress("step 1: pruning", 60, 120)
-        time.sleep(0.2)
-    lines = written.getvalue().splitlines()
-    assert any(line.endswith(" s: step 1: pruning, 25 %") for line in lines), lines
-    assert lines[-1].endswith(" s: step 1: pruning, 50 %; 40 weights (60.0 % pruned), reward 2.0 ± 1.0")
-    count = len(lines)
-    time.sleep(0.2)
-    assert len(written.getvalue().splitlines()) == count  # no more of them when it is over
 
 
 def test_off_a_terminal_a_line_tells_how_far_a_run_is(config, new_run, monkeypatch):

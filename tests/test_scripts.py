@@ -466,37 +466,3 @@ def test_the_command_pops_has_the_scripts_as_subcommands(tmp_path):
     result = pops("evaluate", tmp_path / "nope.keras")
     assert result.returncode == 2 and result.stderr.startswith("pops evaluate: ")
     assert pops("evaluat").returncode == 2
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("pops.py", "cartpole", "--teacher", "nope.keras"),
-        ("pops.py", "--env-id", "Acrobot-v1", "--teacher", TEACHER, "--normalizer", "nope.keras"),
-        ("evaluate.py", "nope.keras"),
-        ("export.py", "nope.keras", "--format", "c", "--out", "policy.h"),
-        ("record.py", "cartpole", TEACHER, "nope.keras", "--out", "play.gif"),
-        ("deploy_report.py", "nope.keras", "--out", "deploy"),
-    ],
-    ids=lambda arguments: arguments[0],
-)
-def test_files_are_looked_for_before_tensorflow_is_imported(arguments, tmp_path):
-    (tmp_path / "tensorflow.py").write_text("raise SystemExit('tensorflow was imported')")
-    result = command(*arguments, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
-    refused(result, "nope.keras: cannot be read (No such file or directory)")
-
-
-def test_the_command_pops_has_the_scripts_as_subcommands(tmp_path):
-    def pops(*arguments):
-        return subprocess.run(
-            [sys.executable, "-m", "pops", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False
-        )
-
-    assert pops("--version").stdout == f"pops {__version__}\n"
-    scripts = {path.stem for path in (ROOT / "scripts").glob("*.py")}
-    own = {"quickstart", "test", "setup_environment", "settings_page"}  # of a clone only
-    assert {module for module, _ in COMMANDS.values()} == scripts - own
-    assert all(f"  {name} " in pops("--help").stdout for name in COMMANDS)
-    result = pops("evaluate", tmp_path / "nope.keras")
-    assert result.returncode == 2 and result.stderr.startswith("pops evaluate: ")
-    assert pops("evaluat").returncode == 2

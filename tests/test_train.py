@@ -12,7 +12,7 @@ from pops.prune import PruningSchedule, iterative_pruning_policy_distillation
 from pops.support.errors import RunFailed
 from pops.support.playing import Player
 from pops.support.replay import ReplayMemory
-from pops.support.rewards import matches
+from pops.support.rewards import Reference, matches, rewards_text
 from pops.support.seeds import Seeds
 from pops.support.states import StateMemory, StudentGames, Visited
 from pops.support.updates import adam, average, generalised_advantages, initial_state, rmsprop
@@ -111,10 +111,30 @@ def test_advantages_are_sums_of_surprises_that_end_with_the_episode(generator):
     np.testing.assert_allclose(generalised_advantages(*arrays, discount, decay), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("mean", "good"), [(12.0, True), (9.4, True), (9.2, False)])
-def test_rewards_match_others_if_at_most_a_standard_error_below(mean, good):
-    # Standard errors 0.5 for both means, so 0.71 for their difference.
-    assert matches(mean + np.array([-0.5, 0.5]), 10 + np.array([-0.5, 0.5])) is good
+@pytest.mark.parametrize(("difference", "good"), [(2.0, True), (-0.4, True), (-0.6, False)])
+def test_rewards_match_others_if_their_mean_difference_is_at_most_a_standard_error_below(difference, good):
+    others = np.array([-300.0, 200.0])  # easy and hard episodes do not count
+    assert matches(others + difference + np.array([-0.5, 0.5]), others) is good  # the error is 0.5
+    assert matches(others, others) is True
+
+
+def test_an_objective_that_follows_from_the_teacher_is_met_by_differences_in_the_same_episodes():
+    teacher, student = np.array([300.0, 20.0]), np.array([299.0, 21.0])
+    assert Reference(200.0, teacher, None).adjusted(student).tolist() == [199.0, 201.0]
+    assert Reference(None, teacher, None).adjusted(student) is student  # the settings say it
+
+
+@pytest.mark.parametrize(
+    ("mean", "error", "text"),
+    [
+        (499.7, 0.21, "499.7 ± 0.2"),
+        (47.3824, 0.0181, "47.382 ± 0.018"),
+        (500.0, 0.0, "500.0 ± 0.0"),
+        (9457, 18, "9457.0 ± 18.0"),
+    ],
+)
+def test_rewards_have_as_many_digits_as_their_error_needs(mean, error, text):
+    assert rewards_text({"reward_mean": mean, "reward_stderr": error}) == text
 
 
 @pytest.mark.parametrize(
@@ -211,8 +231,9 @@ def make_teacher_task(config, new_run):
     """A Task with a small untrained teacher, and that teacher."""
     agent = CartPoleDQN(config["model"], WIDTHS)
     agent.network.set_weights(agent.initial_weights(np.random.default_rng(3), 0.1))
-    teacher_rewards = np.array([9.0, 10.0])
-    task = Task(config, Seeds(0), agent.network, teacher_rewards, sum(agent.layer_sizes()), None, new_run(config))
+    rewards = np.array([9.0, 10.0])
+    reference = Reference(None, rewards, rewards)
+    task = Task(config, Seeds(0), agent.network, reference, sum(agent.layer_sizes()), None, new_run(config))
     return task, agent
 
 
@@ -385,7 +406,7 @@ def test_distillation_ends_as_the_scores_say(
         | {"until": until, "patience": patience, "epochs": 3, "updates": 2, "confirm_episodes": 2 if confirmed else 0},
     }
     task, _ = teacher_task(config)
-    task = task._replace(replay=filled(task), teacher_rewards=np.full(2, 160.0))
+    task = task._replace(replay=filled(task), reference=Reference(None, np.full(2, 160.0), None))
     confirmed = iter(confirmed or [])
     monkeypatch.setattr(train, "student_player", lambda *_: Scores(epochs))
     monkeypatch.setattr(train, "evaluate_network", lambda *_: np.full(2, float(next(confirmed))))
