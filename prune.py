@@ -303,8 +303,8 @@ def _widths_from_budgets(budgets, widths, count):
     smallest = np.array(count([1] * len(widths)), float)
     if budgets.sum() <= smallest.sum():
         return tuple(1 for _ in widths)
-    surplus = np.maximum(budgets - smallest, 0)
-    factors = 1 + surplus * (budgets.sum() - smallest.sum()) / surplus.sum() / smallest
+    surplus, deficit = np.maximum(budgets - smallest, 0), np.maximum(smallest - budgets, 0).sum()
+    factors = 1 + surplus * (1 - deficit / surplus.sum()) / smallest
     logs = np.log([1, *widths, 1])
     result = []
     for unit in range(1, len(widths) + 1):

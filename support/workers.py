@@ -15,6 +15,7 @@ import weakref
 import gymnasium
 import numpy as np
 
+from pops.support.console import quiet
 from pops.support.errors import RunFailed
 from pops.support.spaces import adapted
 
@@ -27,7 +28,9 @@ def cores():
 def make_one(settings, **options):
     """One environment as the configuration's group `environment` says, with spaces that policies have here."""
     limit, kwargs = settings["max_episode_steps"], settings.get("kwargs", {})
-    with warnings.catch_warnings(action="ignore"):  # of newer versions, and of the types that are adapted here
+    # MuJoCo's compiler warns of its old models, once a copy.
+    silent = quiet() if ".mujoco." in str(gymnasium.spec(settings["id"]).entry_point) else contextlib.nullcontext()
+    with silent, warnings.catch_warnings(action="ignore"):  # of newer versions, and of the types that are adapted here
         made = gymnasium.make(settings["id"], max_episode_steps=limit, disable_env_checker=True, **kwargs, **options)
         return adapted(made)
 
