@@ -250,6 +250,7 @@ class Interrupted(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_training_goes_on_to_the_bit_where_the_memory_has_to_be_built_anew(new_run):
     config = configuration("pong", assignments=TINY_TEACHER)
 
@@ -280,6 +281,7 @@ def test_training_goes_on_to_the_bit_where_the_memory_has_to_be_built_anew(new_r
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity") or cores() < 2, reason="needs two cores, and Linux")
+@pytest.mark.slow
 def test_a_teacher_does_not_depend_on_the_number_of_cores(tmp_path):
     allowed = os.sched_getaffinity(0)
     # Smaller products are not divided among cores, and writing checkpoints of the full size at every step takes minutes.
