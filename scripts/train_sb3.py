@@ -49,12 +49,13 @@ def main():
             raise ConfigurationError(f"--out {arguments.out}: a name that ends with .zip is needed")
         if not importlib.util.find_spec("stable_baselines3"):
             raise ConfigurationError("stable_baselines3 is missing; install with: pip install stable-baselines3")
-        from pops.support.console import import_tensorflow
+        from pops.support.console import import_tensorflow, quiet
         from pops.support.files import replacing
 
+        with quiet():
+            import torch  # before TensorFlow, after which it can crash where Triton is installed
         import_tensorflow()  # it comes along with what follows, and would print more
         import stable_baselines3
-        import torch
         from stable_baselines3.common.env_util import make_vec_env
         from stable_baselines3.common.evaluation import evaluate_policy
 
