@@ -22,10 +22,13 @@ def compress(
     """Runs PoPS on a policy.
 
     Args:
-        teacher: path of a Keras file or of a Stable-Baselines3 .zip; a Keras network; or a function from observations
-            [batch, *observation_shape] to action values [batch, actions] (for continuous actions, the actions), which a
-            dense network of the widths `model.widths` learns to imitate first.
-        environment: a key of configs.ENVIRONMENTS, or Gymnasium's name of any other.
+        teacher: path of a file: Keras's, a .zip of Stable-Baselines3, ONNX or TorchScript; an object: a Keras network, a
+            module of PyTorch, or a model of Stable-Baselines3; or a function from observations [batch, *observation_shape]
+            to action values [batch, actions] (for continuous actions, the actions). A dense network of the widths
+            `model.widths` learns to imitate a function first, and a network that is no plain stack of layers.
+        environment: a key of configs.ENVIRONMENTS, or Gymnasium's name of any other; an environment, whose `spec` is made
+            again, wrappers included; or a function without arguments that makes a new one each time. What is no name is
+            played in this process, and the run's environment is then called pops/NAME-v0 after the function.
         out: folder for the run.
         profile: "fast" or "paper".
         seed: every random number follows from it.
@@ -33,7 +36,7 @@ def compress(
         objective: mean reward above which a student is good; the settings' if left out, and where they have none, the
             teacher's mean less one standard error, or less 1 % of the way up from random play where that is more. The lower
             bound moves with it.
-        resume: go on with the run in that folder. Whether a function is the same as before cannot be told.
+        resume: go on with the run in that folder, by the same call. Whether a function is the same cannot be told.
         tensorboard: write the metrics for TensorBoard as well, which has to be installed.
         normalizer: path of the statistics of Stable-Baselines3's VecNormalize that the teacher was trained with; those that
             lie beside its .zip are found without.
@@ -47,12 +50,20 @@ def compress(
         RunFailed: the run cannot go on.
     """
     # First what can be told before TensorFlow is imported, which takes seconds.
+    if not isinstance(environment, str):
+        from pops.support.environments import named
+
+        environment, made_with = named(environment)
+        settings = (*made_with, *settings)
     if environment in ENVIRONMENTS:
         configuration(environment, profile, settings, objective=objective)
     if isinstance(teacher, str | os.PathLike):
         check_readable(teacher)
     if normalizer is not None:
         check_readable(normalizer)
+    from pops.support.console import import_tensorflow
+
+    import_tensorflow(teacher)
     from pops.support.session import run_pops
 
     return run_pops(teacher, environment, out, profile, seed, settings, objective, resume, tensorboard, normalizer, expect)

@@ -45,6 +45,8 @@ def report(models, environment, assignments, out, seed, episodes):
     tf.config.threading.set_inter_op_parallelism_threads(1)
     models = list(named_models(models))
     policies = [(name, path, read_policy(path, environment, assignments)) for name, path in models]
+    for _, path, policy in policies:
+        policy.check_layers(path)
     environments = {policy.environment for _, _, policy in policies}
     if len(environments) > 1:
         raise ConfigurationError(f"these are policies for different environments: {', '.join(sorted(environments))}")

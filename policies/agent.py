@@ -58,7 +58,7 @@ def _actions(stack, settings, environment):
         if file.kind == "Box":  # several axes are flat here
             sides = (np.ravel(side) for side in (file.low, file.high))
             file = Space("Box", (file.width,), **dict(zip(("low", "high"), sides, strict=True)))
-        scale, offset = _map(file, theirs, environment)
+        scale, offset = (1.0, 0.0) if stack.actions_as_given else _map(file, theirs, environment)
         if not stack.squash:
             return {"squash": {}}
         # From tanh's -1 to 1 into the file's bounds, and from there into the environment's.
@@ -86,7 +86,7 @@ def _last_layer(stack, settings):
         both = np.vstack([kernel, bias])
         both = np.stack([np.zeros_like(both), both], axis=-1).reshape(len(both), -1)
         kernel, bias = both[:-1], both[-1]
-    elif settings["bounds"] and not stack.squash:
+    elif settings["bounds"] and not (stack.squash or stack.actions_as_given):
         low, high = (np.asarray(side) for side in settings["bounds"])
         file = Space("Box", low.shape, low=np.ravel(stack.action_space.low), high=np.ravel(stack.action_space.high))
         scale, offset = action_map(file, Space("Box", low.shape, low=low, high=high))
@@ -131,6 +131,10 @@ def _of_images(stack, dense, kind, settings, normaliser):
     """
     if normaliser:
         raise ConfigurationError("its frames are normalised by statistics, which PoPS does not take for images")
+    shapes = tuple((kernel.shape[:2], stride) for kernel, _, stride in stack.convolutions)
+    if shapes != tuple(((size, size), stride) for size, stride in kind.convolutions):
+        found = ", ".join(f"{height}x{width} by {stride}" for (height, width), stride in shapes)
+        raise ConfigurationError(f"its convolutions are {found}; PoPS takes the paper's, 8x8 by 4, 4x4 by 2, 3x3 by 1")
     if len(dense) != 2 or set(stack.activations[:-1]) != {"relu"}:
         raise ConfigurationError(
             f"it has {len(dense)} dense layers after its convolutions; PoPS takes two, with ReLU between"

@@ -15,7 +15,7 @@ _WAYS = {
     "build it in Keras from the arrays in 'parameters' and save it as .keras",
     "an unpacked file of Stable-Baselines3": "give the .zip, or zip what is in the folder",
     "a zip of Stable-Baselines3 without policy.pth": "save the model again by model.save(...)",
-    "a TorchScript module": "give it as the teacher; it is played as a function",
+    "a TorchScript module": "give it as the teacher",
     "a PyTorch state dictionary or model": f"the file does not say how its layers are connected; {_ONNX}",
     "a program of torch.export": _ONNX,
     "a Keras file": "give it as the teacher",

@@ -1,5 +1,7 @@
 """Python functions as teachers: a network learns to act like the function first."""
 
+import contextlib
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -20,12 +22,14 @@ class TeacherFunction:
         function: observations [batch, *observation_shape] -> action values [batch, actions], both NumPy arrays.
         settings: the configuration's group `model`.
         observation_type: of the observations.
+        why: in words, why a file or a network is taken as a function; None for one that was given as such.
 
     Raises:
         ConfigurationError: what it returns for a batch of zeros is not that.
     """
 
-    def __init__(self, function, settings, observation_type="float32"):
+    def __init__(self, function, settings, observation_type="float32", why=None):
+        self.why = why
         self.function, self.settings, self.calls, self.failed = function, settings, 0, None
         self.played, self.role = self, "function"  # as of an agent
         # As of a network, whose inputs say what type observations have.
@@ -52,9 +56,20 @@ class TeacherFunction:
         return values
 
     def _fail(self, what):
-        # TensorFlow would make another exception of it, so it is kept; see `session.run_pops`.
+        # TensorFlow would make another exception of it, so it is kept; see `own_errors`.
         self.failed = ConfigurationError(f"the teacher: {what} (in its call {self.calls})")
         raise self.failed
+
+
+@contextlib.contextmanager
+def own_errors(policy):
+    """Raises a TeacherFunction's own error in the place of what TensorFlow made of it. Other policies may be given, too."""
+    try:
+        yield
+    except tf.errors.OpError:
+        if failed := getattr(policy, "failed", None):
+            raise failed from None
+        raise
 
 
 def imitator(function, reference, environment, config, seeds, run):

@@ -17,7 +17,7 @@ import numpy as np
 
 from pops.policies.formats import is_stable_baselines, refuse
 from pops.policies.pickles import read_pickle, value_of
-from pops.policies.stack import Space, Stack
+from pops.policies.stack import Space, Stack, channels_last
 from pops.support.errors import ConfigurationError
 
 
@@ -198,7 +198,7 @@ def _stack(data, weights):
     convolutions, shape = _convolutions(images, weights, observations)
     dense = _dense(layers, weights, prod(shape) if images else observations.width, kind)
     if channels_first:
-        dense[0] = (_channels_last(dense[0][0], shape), dense[0][1])
+        dense[0] = (channels_last(dense[0][0], shape), dense[0][1])
     dense[-1] = _folded(layers[-1], *dense[-1], kind, actions)
     hidden = [hidden_activation] * (len(layers) - 1)
     if images:  # NatureCNN's layers, of which one is dense, have ReLU always
@@ -431,12 +431,6 @@ def _dense(names, weights, inputs, kind):
         bias = np.zeros(inputs, np.float32) if absent else _tensor(weights, f"{name}.bias", (inputs,))
         layers.append((np.ascontiguousarray(kernel), bias))
     return layers
-
-
-def _channels_last(kernel, shape):
-    """The kernel of the layer after flattening images [channels, height, width], for [height, width, channels]."""
-    channels = shape[0]
-    return np.ascontiguousarray(kernel.reshape(channels, -1, kernel.shape[1]).swapaxes(0, 1)).reshape(kernel.shape)
 
 
 def _folded(name, kernel, bias, kind, actions):

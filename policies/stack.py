@@ -111,6 +111,8 @@ class Stack:
         pre_squash_clip: the outputs are clipped to ±this first, or None.
         squash: whether tanh and then the affine map to the action space's bounds follow the last layer. Without,
             continuous actions are clipped to the bounds.
+        actions_as_given: whether continuous actions are the environment's own, whatever their bounds; otherwise the bounds
+            here are mapped to the environment's.
     """
 
     algorithm: str
@@ -124,6 +126,7 @@ class Stack:
     observation_encoding: str | None = None
     pre_squash_clip: float | None = None
     squash: bool = False
+    actions_as_given: bool = False
 
     @property
     def input_shape(self):
@@ -206,6 +209,12 @@ def _convolve(images, kernel, stride):
     windows = np.lib.stride_tricks.sliding_window_view(images, kernel.shape[:2], axis=(1, 2))[:, ::stride, ::stride]
     # [batch, height', width', inputs, kernel height, kernel width]
     return np.tensordot(windows, kernel, axes=([4, 5, 3], [0, 1, 2]))
+
+
+def channels_last(kernel, shape):
+    """The kernel of the layer after flattening images [channels, height, width], for [height, width, channels]."""
+    channels = shape[0]
+    return np.ascontiguousarray(kernel.reshape(channels, -1, kernel.shape[1]).swapaxes(0, 1)).reshape(kernel.shape)
 
 
 def action_map(file, environment):

@@ -1,5 +1,6 @@
 """A teacher of any kind, as the agent of its environment."""
 
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -7,9 +8,11 @@ import keras
 
 from pops.configs import ENVIRONMENTS
 from pops.model import DQNAgent, agents_of
-from pops.policies import stable_baselines
+from pops.policies import onnx_file, stable_baselines, torch_network
 from pops.policies.agent import agent_of
 from pops.policies.formats import refuse, what_is
+from pops.policies.functions import TeacherFunction
+from pops.policies.network import policy_of
 from pops.policies.normaliser import find_normaliser, read_normaliser
 from pops.policies.zoo import find_zoo_config, read_zoo_config, refuse_wrappers
 from pops.support.console import log
@@ -19,26 +22,39 @@ from pops.support.networks import check_shapes, read_network
 
 KERAS = "a Keras file", "an HDF5 file"
 
+# Files that are taken as layers or as a function -> what opens them.
+NETWORKS = {"an ONNX file": onnx_file.open_network, "a TorchScript module": torch_network.open_file}
+
 
 def load_teacher(teacher, environment, settings, normalizer=None):
-    """A teacher as the agent of its environment.
+    """A teacher as the agent of its environment, or as a function where its layers are none that can be pruned.
 
     Args:
-        teacher: path of a Keras file or of a Stable-Baselines3 .zip, or a Keras network.
+        teacher: path of a file: Keras's, a .zip of Stable-Baselines3, ONNX or TorchScript; or an object: a Keras network, a
+            module of PyTorch, or a model of Stable-Baselines3.
         environment: a key of configs.ENVIRONMENTS, or Gymnasium's name.
         settings: the configuration's group `model`.
         normalizer: path of the statistics of VecNormalize that belong to the .zip; those that lie where they usually do are
             found without.
 
+    Returns:
+        DQNAgent or TeacherFunction.
+
     Raises:
         ConfigurationError: the file is not readable, or not a network of this environment's kind.
     """
     kind = agents_of(environment).teacher
+    if torch_network.is_stable_baselines_model(teacher):
+        return _from_model(teacher, environment, kind, settings, normalizer)
+    if torch_network.is_module(teacher):
+        _refuse_normalizer(normalizer)
+        return policy_of(torch_network.open_module(teacher, settings), kind, settings, environment)
     what = None if isinstance(teacher, keras.Model) else what_is(teacher)
     if what == "a file of Stable-Baselines3":
         return _from_stable_baselines(Path(teacher), environment, kind, settings, normalizer)
-    if normalizer is not None:
-        raise ConfigurationError(f"--normalizer {normalizer}: belongs to a file of Stable-Baselines3")
+    _refuse_normalizer(normalizer)
+    if what in NETWORKS:
+        return policy_of(NETWORKS[what](teacher, settings), kind, settings, environment)
     if what is None:
         return kind.from_network(teacher, settings)
     check_keras(teacher, what)
@@ -50,6 +66,34 @@ def check_keras(path, what):
     # What is called one and seems to be none may be damaged, of which Keras's reader knows more.
     if what not in KERAS and Path(path).suffix != ".keras":
         refuse(path)
+
+
+def is_object(teacher):
+    """Whether a teacher is an object of PyTorch or Stable-Baselines3. Modules can be called, too, as functions can."""
+    return torch_network.is_module(teacher) or torch_network.is_stable_baselines_model(teacher)
+
+
+def _refuse_normalizer(normalizer):
+    if normalizer is not None:
+        raise ConfigurationError(f"--normalizer {normalizer}: belongs to a file of Stable-Baselines3")
+
+
+def _from_model(model, environment, kind, settings, normalizer):
+    """The agent of a model of Stable-Baselines3 that is given as an object, by way of the files that it writes."""
+    name = f"the teacher, {type(model).__name__}"
+    with tempfile.TemporaryDirectory() as folder:
+        path, statistics = Path(folder, "teacher.zip"), Path(folder, "teacher.vecnormalize.pkl")
+        model.save(path)
+        if normalizer is None and (normalised := model.get_vec_normalize_env()) is not None:
+            normalised.save(str(statistics))
+        try:
+            agent = _from_stable_baselines(path, environment, kind, settings, normalizer)
+        except ConfigurationError as error:
+            reason = str(error).replace(str(path), name).replace(str(statistics), f"{name}'s VecNormalize")
+            raise ConfigurationError(reason) from None
+    if agent.given["normalizer"] == statistics:
+        agent.given["normalizer"] = "its VecNormalize"
+    return agent
 
 
 def _from_stable_baselines(path, environment, kind, settings, normalizer):
@@ -81,19 +125,28 @@ class Policy(NamedTuple):
     """A saved policy and what it plays in.
 
     Attributes:
-        network: the Keras network that plays.
+        network: the Keras network that plays, or a TeacherFunction.
         environment: its environment, a key of configs.ENVIRONMENTS or Gymnasium's name.
         config: the configuration.
         agent: DQNAgent of the same layers; None where the file is a plain Keras network that may be of any kind.
     """
 
-    network: keras.Model
+    network: keras.Model | TeacherFunction
     environment: str
     config: dict
     agent: DQNAgent | None
 
+    def check_layers(self, path):
+        """Raises ConfigurationError where it is a function, which has no layers to count or to write."""
+        if isinstance(self.network, TeacherFunction):
+            raise ConfigurationError(
+                f"{self.network.why}, so it has no layers to write; compress it first (pops.py --env-id "
+                f"{self.config['environment']['id']} --teacher {path}) and give student.keras"
+            )
+
     def stacked(self, path):
         """Its layers as an agent's network, with which an exporter can deal. Raises ConfigurationError if they are not."""
+        self.check_layers(path)
         if self.agent is not None:
             return self.agent
         return agents_of(self.environment).teacher.from_network(self.network, self.config["model"], path)
@@ -114,14 +167,15 @@ def read_policy(path, environment=None, assignments=(), normalizer=None):
     Raises:
         ConfigurationError: a setting or the file is wrong, or the two do not fit.
     """
-    if what_is(path) == "a file of Stable-Baselines3":
+    if what_is(path) in ("a file of Stable-Baselines3", *NETWORKS):
         if environment is None:
             raise ConfigurationError(f"{path}: does not name its environment; give it with --env")
         config = configuration_of(environment, assignments=assignments)
         agent = load_teacher(path, environment, config["model"], normalizer)
+        if isinstance(agent, TeacherFunction):
+            return Policy(agent, environment, config, None)
         return Policy(agent.played, environment, config | {"model": agent.settings}, agent)
-    if normalizer is not None:
-        raise ConfigurationError(f"--normalizer {normalizer}: belongs to a file of Stable-Baselines3")
+    _refuse_normalizer(normalizer)
     check_keras(path, what_is(path))
     network = read_network(path)
     named = network.name.rpartition("_")[0]

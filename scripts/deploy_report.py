@@ -29,7 +29,7 @@ def main():
         commands.check_policy_arguments(arguments, *(path for path in arguments.models if not path.is_dir()))
         from pops.support.console import import_tensorflow, log
 
-        import_tensorflow()
+        import_tensorflow(*arguments.models)
         from pops.deploy.device import report
 
         for table in report(

@@ -29,8 +29,9 @@ def main():
         commands.check_policy_arguments(arguments, arguments.model)
         from pops.support.console import import_tensorflow, log
 
-        import_tensorflow()
+        import_tensorflow(arguments.model)
         from pops.model import AGENTS
+        from pops.policies.functions import TeacherFunction, own_errors
         from pops.policies.teacher import read_policy
         from pops.support.playing import report_rewards, varied, way_to_act
         from pops.support.seeds import Seeds
@@ -44,25 +45,28 @@ def main():
             raise ConfigurationError("--sample: for discrete actions only")
         elif arguments.acting:
             config["evaluation"]["acting"] = arguments.acting
-        rewards = report_rewards(network, config, Seeds(arguments.seed), arguments.episodes, "evaluate")
-        weights, nonzero = count_weights(network)
+        with own_errors(network):
+            rewards = report_rewards(network, config, Seeds(arguments.seed), arguments.episodes, "evaluate")
+        is_function = isinstance(network, TeacherFunction)
+        weights, nonzero = (None, None) if is_function else count_weights(network)
         # Of the network that the paper starts from.
         original = sum(AGENTS[environment].teacher(config["model"]).layer_sizes()) if environment in AGENTS else None
         result = {
             **rewards,
             "weights": weights,
             "nonzero": nonzero,
-            **({"percent": 100 * weights / original} if original else {}),
+            **({"percent": 100 * weights / original} if original and not is_function else {}),
             "policy": way_to_act(config),
         }
         if arguments.json:
             print(json.dumps(result))
         else:
+            size = f"played as a function: {network.why}" if is_function else f"{weights:,} weights, {nonzero:,} nonzero"
             different = f", {result['distinct']} of them different" if "distinct" in result else ""
             log(
                 f"{environment}, {result['policy']}: reward {result['reward_mean']:.2f} ± {result['reward_stderr']:.2f} "
                 f"over {result['episodes']} episodes{different} (lowest {result['reward_min']:g}); "
-                f"{weights:,} weights, {nonzero:,} nonzero"
+                + size
                 + (f", {result['percent']:.3g} % of the original" if "percent" in result else "")
             )
 

@@ -41,13 +41,14 @@ def main():
         check_arguments(arguments)
         from pops.support.console import import_tensorflow, log
 
-        import_tensorflow()
+        import_tensorflow(arguments.model)
         from pops.deploy.export import export
         from pops.policies.teacher import read_policy
         from pops.support.seeds import Seeds
         from pops.utils import count_weights
 
         policy = read_policy(arguments.model, arguments.env, arguments.set, arguments.normalizer)
+        policy.check_layers(arguments.model)
         log(f"{arguments.model}: {policy.environment}, {count_weights(policy.network)[0]:,} weights")
         export(
             *(policy, arguments.model, Seeds(arguments.seed), arguments.out, arguments.format, arguments.int8),

@@ -24,7 +24,7 @@ def main():
         "--teacher",
         type=Path,
         metavar="PATH",
-        help="Keras file, or .zip of Stable-Baselines3 or sb3-contrib (saved_models/ENV/teacher.keras)",
+        help="Keras, ONNX or TorchScript file, or .zip of Stable-Baselines3 (saved_models/ENV/teacher.keras)",
     )
     parser.add_argument(
         "--objective",
@@ -54,7 +54,7 @@ def main():
             check_readable(path)
         from pops.support.console import import_tensorflow, log, table  # from here on it takes seconds
 
-        import_tensorflow()
+        import_tensorflow(teacher)
         from pops import compress
         from pops.support.results import choice_lines, result_rows
 

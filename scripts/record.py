@@ -30,7 +30,7 @@ def main():
         commands.check_policy_arguments(arguments, *arguments.models)
         from pops.support.console import import_tensorflow, log
 
-        import_tensorflow()
+        import_tensorflow(*arguments.models)
         from pops.support.recording import record
 
         for line in record(

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from pops.policies.formats import what_is
+
 console = Console(highlight=False, soft_wrap=True, emoji=False)
 
 
@@ -53,7 +55,16 @@ def quiet():
             os.close(kept)
 
 
-def import_tensorflow():
-    """Imports TensorFlow without what it prints about graphics processors that it does not find."""
+def import_tensorflow(*policies):
+    """Imports TensorFlow without what it prints about graphics processors that it does not find.
+
+    Args:
+        policies: what is read afterwards. If one of them is a file that PyTorch reads, that is imported first: after
+            TensorFlow it can crash, where Triton is installed.
+    """
+    files = [policy for policy in policies if isinstance(policy, str | os.PathLike)]
     with quiet():
+        if any(what_is(file) in ("a file of Stable-Baselines3", "a TorchScript module") for file in files):
+            with contextlib.suppress(ImportError):  # its reader says how to install it
+                import torch  # noqa: F401
         import tensorflow  # noqa: F401

@@ -1,8 +1,11 @@
 """Environments: their copies, their spaces, and the settings that they give."""
 
+import contextlib
+import dataclasses
 import difflib
 import functools
 import importlib
+import json
 import os
 import re
 import sys
@@ -10,6 +13,7 @@ from pathlib import Path
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 
 from pops.configs import ENVIRONMENTS, configuration, is_atari, value_of
 from pops.support.atari import AtariEnvironments
@@ -151,6 +155,80 @@ def configuration_of(environment, profile="fast", assignments=(), objective=None
         keys = [key for key in ("kwargs", "imports") if f"environment.{key}" in given]  # without which it cannot be made
         described = describe(environment, **{key: value_of(given[f"environment.{key}"]) for key in keys})
     return configuration(environment, profile, assignments, described, objective)
+
+
+def named(environment):
+    """An environment's object, or a factory of such, under a name that Gymnasium has in this process.
+
+    Args:
+        environment: gymnasium.Env, or a callable without arguments that returns a new one each time.
+
+    Returns:
+        the name, and settings `group.key=value` with which it is made.
+
+    Raises:
+        ConfigurationError: copies of it cannot be made.
+    """
+    if isinstance(environment, gymnasium.Env):
+        return _of_object(environment)
+    if not callable(environment):
+        raise ConfigurationError(
+            f"the environment is a {type(environment).__name__}; give Gymnasium's name of one, a gymnasium.Env, or a "
+            "function that makes one"
+        )
+    return _of_factory(environment)
+
+
+def _of_object(environment):
+    """See `named`. One that Gymnasium made goes by its name there, if that and its arguments are all there is to it."""
+    spec, kind = environment.spec, type(environment.unwrapped).__name__
+    way = "give a function that makes one, such as lambda: Wrapper(gymnasium.make(...))"
+    if spec is None:
+        raise ConfigurationError(f"the environment, a {kind}, has no spec of which copies can be made; {way}")
+    for wrapper in spec.additional_wrappers:
+        if wrapper.kwargs is None:
+            raise ConfigurationError(f"the environment's {wrapper.name} does not record its arguments; {way}")
+    # How an object is drawn does not matter to its copies.
+    spec = dataclasses.replace(spec, kwargs={key: value for key, value in spec.kwargs.items() if key != "render_mode"})
+    there = gymnasium.registry.get(spec.id)
+    if there and there.entry_point == spec.entry_point and there.additional_wrappers == spec.additional_wrappers:
+        changes = {"kwargs": spec.kwargs} if spec.kwargs != there.kwargs else {}
+        if spec.max_episode_steps != there.max_episode_steps:
+            changes["max_episode_steps"] = spec.max_episode_steps
+        with contextlib.suppress(TypeError):  # what JSON does not hold needs a name of its own
+            return spec.id, [f"environment.{key}={json.dumps(value)}" for key, value in changes.items()]
+    spec = dataclasses.replace(spec, id=_own_name(spec.name))
+    gymnasium.registry[spec.id] = spec
+    return spec.id, []
+
+
+def _of_factory(factory):
+    """See `named`."""
+    function = getattr(factory, "func", factory)  # of functools.partial
+    name = getattr(function, "__qualname__", type(function).__name__)
+    try:
+        first, second = factory(), factory()
+    except Exception as error:  # of whatever kind: it is the user's code that runs here
+        reason = " ".join(str(error).split())
+        raise ConfigurationError(
+            f"the environment's factory {name} raised {type(error).__name__}: {reason}; it is called without arguments"
+        ) from None
+    if not isinstance(first, gymnasium.Env):
+        raise ConfigurationError(f"the environment's factory {name} gives {type(first).__name__}, no gymnasium.Env")
+    if first is second:
+        raise ConfigurationError(f"the environment's factory {name} gives the same object each time, not a new one")
+    limit = first.spec.max_episode_steps if first.spec else None
+    first.close()
+    second.close()
+    made = _own_name(name.rpartition(".")[2])
+    spec = EnvSpec(made, lambda render_mode=None: factory(), max_episode_steps=limit)
+    gymnasium.registry[made] = spec  # an earlier one of that name makes way
+    return made, []
+
+
+def _own_name(name):
+    """A name for the registry, the same in each process."""
+    return f"pops/{re.sub('[^A-Za-z0-9_.-]+', '', name) or 'environment'}-v0"
 
 
 def registered_name(name):

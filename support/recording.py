@@ -3,6 +3,7 @@
 import tensorflow as tf
 from PIL import Image, ImageDraw
 
+from pops.policies.functions import TeacherFunction, own_errors
 from pops.policies.teacher import read_policy
 from pops.support.environments import Single, draw_rate
 from pops.support.files import make_folder, replacing
@@ -15,7 +16,7 @@ def record(models, environment, assignments, out, seed, seconds, height):
     """Plays policies from the same start and writes their films side by side, as a GIF.
 
     Args:
-        models: paths of Keras files, shown from left to right.
+        models: paths of policies' files, shown from left to right.
         environment, assignments: see `read_policy`.
         out: the GIF.
         seed: of the episodes; seconds: at most; height: of the pictures, in pixels.
@@ -29,12 +30,20 @@ def record(models, environment, assignments, out, seed, seconds, height):
         network, _, config, _ = read_policy(path, environment, assignments)
         rate = draw_rate(config["environment"])
         start = Seeds(seed).environment("report", "record")
-        pictures, rewards = film(network, config, start, seconds * rate)
-        weights, nonzero = count_weights(network)
-        size = f"{nonzero:,} of {weights:,}" if nonzero < weights else f"{weights:,}"
-        films.append([label(p, f"{size} weights", r, height) for p, r in zip(pictures, rewards, strict=True)])
-        yield f"{path}: {size} weights, reward {rewards[-1]:.0f} after {len(pictures) - 1} steps"
+        with own_errors(network):
+            pictures, rewards = film(network, config, start, seconds * rate)
+        size = size_text(network)
+        films.append([label(p, size, r, height) for p, r in zip(pictures, rewards, strict=True)])
+        yield f"{path}: {size}, reward {rewards[-1]:.0f} after {len(pictures) - 1} steps"
     write_gif(out, films, rate)
+
+
+def size_text(network):
+    """A policy's number of weights in words."""
+    if isinstance(network, TeacherFunction):
+        return "a function"
+    weights, nonzero = count_weights(network)
+    return f"{nonzero:,} of {weights:,} weights" if nonzero < weights else f"{weights:,} weights"
 
 
 def film(network, config, seed, steps):

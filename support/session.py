@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from functools import partial
 
 import keras
 import numpy as np
@@ -9,8 +10,9 @@ import tensorflow as tf
 
 from pops.configs import ENVIRONMENTS
 from pops.model import agents_of
-from pops.policies.functions import TeacherFunction, imitator
-from pops.policies.teacher import load_teacher
+from pops.policies.functions import TeacherFunction, imitator, own_errors
+from pops.policies.teacher import is_object, load_teacher
+from pops.policies.torch_network import weights_of
 from pops.prune import pops
 from pops.support.console import log
 from pops.support.environments import check_spaces, configuration_of
@@ -34,10 +36,10 @@ def run_pops(teacher, environment, out, profile, seed, settings, objective, resu
     seeds = Seeds(seed)
     environment = environment if environment in ENVIRONMENTS else config["environment"]["id"]
     policy, origin = read_teacher(teacher, environment, config, normalizer)
-    source, run = policy, Run(out, "pops.py", environment, profile, seed, config, resume, origin, tensorboard)
+    run = Run(out, "pops.py", environment, profile, seed, config, resume, origin, tensorboard)
     try:
         if not run.finished:
-            with run.watching():
+            with run.watching(), own_errors(policy):
                 given = reported(policy.played, config, seeds, run, policy.role)
                 log(f"{given_text(policy, origin)}; reward {rewards_text(given)} over {given['episodes']:,} episodes")
                 warn_of(given, expect)
@@ -60,35 +62,48 @@ def run_pops(teacher, environment, out, profile, seed, settings, objective, resu
             log(f"written: {path}")
         run.finish()
         return run.summary()
-    except tf.errors.OpError:
-        if failed := getattr(source, "failed", None):  # a function's own error, before TensorFlow made another one of it
-            raise failed from None
-        raise
     finally:
         run.unlock()
 
 
 def read_teacher(teacher, environment, config, normalizer):
     """The teacher as a DQNAgent, whose settings `config` takes over, or as a TeacherFunction; and where it came from."""
-    if callable(teacher) and not isinstance(teacher, keras.Model):
+    if callable(teacher) and not isinstance(teacher, keras.Model) and not is_object(teacher):
         if normalizer is not None:
             raise ConfigurationError(f"normalizer {normalizer}: belongs to a file of Stable-Baselines3")
-        name = f"{teacher.__module__}.{getattr(teacher, '__qualname__', type(teacher).__name__)}"
         function = TeacherFunction(teacher, config["model"], agents_of(environment).teacher.observation_type)
-        return function, {"teacher": name, "teacher_sha256": None}
-    if not isinstance(teacher, str | os.PathLike | keras.Model):
+        return function, {"teacher": _name(teacher), "teacher_sha256": None}
+    if not isinstance(teacher, str | os.PathLike | keras.Model) and not is_object(teacher):
         raise ConfigurationError(
-            f"the teacher is a {type(teacher).__name__}, which is no policy; give a file, a Keras network or a function"
+            f"the teacher is a {type(teacher).__name__}, which is no policy; give a file, a network or a function"
         )
-    agent = load_teacher(teacher, environment, config["model"], normalizer)
-    config["model"] = agent.settings | {"widths": list(agent.widths)}
-    if isinstance(teacher, keras.Model):
-        content = b"".join(array.tobytes() for array in agent.network.get_weights())
-        return agent, {"teacher": teacher.name, "teacher_sha256": hashlib.sha256(content).hexdigest()}
-    origin = {"teacher": portable(teacher), "teacher_sha256": checksum(teacher)}
-    if found := agent.given.get("normalizer"):
-        origin |= {"normalizer": portable(found), "normalizer_sha256": checksum(found)}
-    return agent, origin
+    policy = load_teacher(teacher, environment, config["model"], normalizer)
+    is_function = isinstance(policy, TeacherFunction)
+    if is_function:
+        widths = "-".join(map(str, config["model"]["widths"]))
+        log(f"{policy.why}: taken as a function, which a network of {widths} learns to imitate first")
+    else:
+        config["model"] = policy.settings | {"widths": list(policy.widths)}
+    if isinstance(teacher, str | os.PathLike):
+        origin = {"teacher": portable(teacher), "teacher_sha256": checksum(teacher)}
+    else:
+        given = teacher.get_weights if isinstance(teacher, keras.Model) else partial(weights_of, teacher)
+        arrays = given() if is_function else policy.network.get_weights()
+        content = hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+        name = teacher.name if isinstance(teacher, keras.Model) else _name(teacher)
+        origin = {"teacher": name, "teacher_sha256": content}
+    if not is_function and (found := policy.given.get("normalizer")):
+        if os.path.isfile(found):
+            origin |= {"normalizer": portable(found), "normalizer_sha256": checksum(found)}
+        else:  # of a model that was given as an object
+            origin["normalizer"] = found
+    return policy, origin
+
+
+def _name(teacher):
+    """A Python object's name, or its class's."""
+    named = teacher if hasattr(teacher, "__qualname__") else type(teacher)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def given_text(agent, origin):

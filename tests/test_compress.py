@@ -239,6 +239,23 @@ def test_a_teacher_for_cartpole_is_one_for_gymnasiums_cartpole():
         load_teacher(TEACHER, "Acrobot-v1", configuration_of("Acrobot-v1")["model"])
 
 
+def test_an_environments_factory_is_compressed_in_and_resumed(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+
+    def heavy_cartpole():
+        environment = gymnasium.make("CartPole-v1", max_episode_steps=50)
+        environment.unwrapped.masspole = 0.5
+        return environment
+
+    settings = [*ANY, "evaluation.objective=5", "evaluation.lower_bound=1", "pops.steps=1"]
+    summary = compress(dense(4, 2, (8, 8)), heavy_cartpole, tmp_path / "run", settings=settings)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["environment"] == config["settings"]["environment"]["id"] == "pops/heavy_cartpole-v0"
+    assert config["settings"]["environment"]["max_episode_steps"] == 50
+    assert read_network(tmp_path / "run" / "student.keras").name == "pops.heavy_cartpole-v0_student"
+    assert compress(dense(4, 2, (8, 8)), heavy_cartpole, tmp_path / "run", settings=settings, resume=True) == summary
+
+
 def test_a_function_that_cannot_be_imitated_ends_the_run(tmp_path):
     hard = [*IMITATED, "evaluation.objective=400", "distill.epochs=1"]
     with pytest.raises(RunFailed, match=r"imitates the teacher reached .* not the objective, 400; try other model.widths"):

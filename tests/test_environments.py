@@ -1,6 +1,7 @@
 """Environments in processes: each copy plays what a single environment plays, whatever the number of processes."""
 
 import dataclasses
+import functools
 import gc
 
 import gymnasium
@@ -11,8 +12,8 @@ from gymnasium.envs.registration import EnvSpec
 from pops.configs import configuration
 from pops.model import ActorLunarLander
 from pops.support import workers
-from pops.support.environments import make_environments
-from pops.support.errors import RunFailed
+from pops.support.environments import configuration_of, describe, make_environments, named
+from pops.support.errors import ConfigurationError, RunFailed
 from pops.support.playing import Player, evaluate_network, single, varied
 from pops.support.seeds import Seeds
 from pops.support.workers import ProcessEnvironments
@@ -199,3 +200,113 @@ def test_a_new_name_for_a_changed_environment_is_played_by_all_copies(monkeypatc
     copies = make_environments({"id": "Changed-v0", "max_episode_steps": 500}, 32)
     copies.reset(seed=0)
     assert set(copies.step(np.ones(32, int))[1]) == {1000.0}
+
+
+# Environments that are given as objects or by what makes them
+
+
+class Unrecorded(gymnasium.ObservationWrapper):
+    """Observations plus an argument that is not recorded."""
+
+    def __init__(self, environment, shift):
+        super().__init__(environment)
+        self.shift = np.float32(shift)
+
+    def observation(self, observation):
+        return observation + self.shift
+
+
+def shifted_acrobot():
+    return Unrecorded(gymnasium.make("Acrobot-v1", max_episode_steps=30), 7)
+
+
+class Still(gymnasium.Env):
+    """Nothing happens here."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, reward=2.0):
+        self.reward = reward
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(2, np.float32), self.reward, False, False, {}
+
+
+ONE = Still()
+
+
+@pytest.fixture
+def registry():
+    """Leaves Gymnasium's registry as it was."""
+    before = dict(gymnasium.registry)
+    yield gymnasium.registry
+    gymnasium.registry.clear()
+    gymnasium.registry.update(before)
+
+
+def test_the_copies_played_are_what_a_factory_makes(registry, monkeypatch):
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+    name, settings = named(shifted_acrobot)
+    assert (name, settings) == ("pops/shifted_acrobot-v0", [])
+    described = describe(name)["environment"]
+    assert described["max_episode_steps"] == 30
+    copies, alone = make_environments(described, 20, autoreset=False), shifted_acrobot()
+    assert len(copies.shares) == 1  # other processes do not know it
+    observations, _ = copies.reset(seed=3)
+    np.testing.assert_array_equal(observations[0], alone.reset(seed=3)[0])
+    for _ in range(30):
+        results = copies.step(np.ones(20, int))
+        observation, reward, terminated, truncated, _ = alone.step(1)
+        np.testing.assert_array_equal(results[0][0], observation)
+        assert [part[0] for part in results[1:4]] == [reward, terminated, truncated]
+    assert results[3].all()
+
+
+def test_factories_of_one_name_make_way_for_one_another(registry):
+    for reward in (2.0, 3.0):
+        name, _ = named(lambda reward=reward: Still(reward))
+        copies = make_environments({"id": name, "max_episode_steps": 5}, 2)
+        copies.reset(seed=0)
+        assert name == "pops/lambda-v0" and (copies.step(np.zeros(2, int))[1] == reward).all()
+    assert named(functools.partial(Still, 5.0))[0] == named(Still)[0] == "pops/Still-v0"
+
+
+def test_an_object_goes_by_gymnasiums_name_and_its_arguments(registry):
+    assert named(gymnasium.make("CartPole-v1", render_mode="rgb_array")) == ("CartPole-v1", [])
+    name, settings = named(gymnasium.make("LunarLander-v3", gravity=-5.0, max_episode_steps=80))
+    assert name == "LunarLander-v3"
+    environment = configuration_of(name, assignments=settings)["environment"]
+    assert environment["kwargs"] == {"gravity": -5.0} and environment["max_episode_steps"] == 80
+
+
+def test_an_objects_wrappers_are_made_again(registry):
+    made = gymnasium.wrappers.TransformReward(gymnasium.make("Acrobot-v1", max_episode_steps=9), lambda reward: reward * 3)
+    name, settings = named(made)
+    assert (name, settings) == ("pops/Acrobot-v0", [])
+    described = describe(name)["environment"]
+    assert described["max_episode_steps"] == 9
+    copies = make_environments(described, 3)
+    observations, _ = copies.reset(seed=4)
+    np.testing.assert_array_equal(observations[0], made.reset(seed=4)[0])
+    assert (copies.step(np.ones(3, int))[1] == -3).all()
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        (Still(), "a Still, has no spec of which copies can be made; give a function that makes one"),
+        (shifted_acrobot(), "Unrecorded does not record its arguments; give a function that makes one"),
+        (gymnasium.make_vec("CartPole-v1", 2), "the environment is a CartPoleVectorEnv; give Gymnasium's name"),
+        (lambda: ONE, "gives the same object each time"),
+        (lambda: 3, "gives int, no gymnasium.Env"),
+        (lambda size: Still(), "raised TypeError: .* it is called without arguments"),
+    ],
+)
+def test_what_copies_cannot_be_made_of_is_refused(environment, words, registry):
+    with pytest.raises(ConfigurationError, match=words):
+        named(environment)
