@@ -7,21 +7,22 @@ import keras
 
 from pops.configs import ENVIRONMENTS
 from pops.model import DQNAgent, agents_of
-from pops.policies import stable_baselines
+from pops.policies import keras_network, stable_baselines
 from pops.policies.agent import agent_of
 from pops.policies.formats import refuse, what_is
+from pops.policies.functions import TeacherFunction
 from pops.policies.normaliser import find_normaliser, read_normaliser
 from pops.policies.zoo import find_zoo_config, read_zoo_config, refuse_wrappers
 from pops.support.console import log
 from pops.support.environments import configuration_of, registered_name
 from pops.support.errors import ConfigurationError
-from pops.support.networks import check_shapes, read_network
+from pops.support.networks import read_network
 
 KERAS = "a Keras file", "an HDF5 file"
 
 
 def load_teacher(teacher, environment, settings, normalizer=None):
-    """A teacher as the agent of its environment.
+    """A teacher as the agent of its environment or, where its layers cannot be folded into one, as a TeacherFunction.
 
     Args:
         teacher: path of a Keras file or of a Stable-Baselines3 .zip, or a Keras network.
@@ -31,7 +32,7 @@ def load_teacher(teacher, environment, settings, normalizer=None):
             found without.
 
     Raises:
-        ConfigurationError: the file is not readable, or not a network of this environment's kind.
+        ConfigurationError: the file is not readable, or not a policy of this environment.
     """
     kind = agents_of(environment).teacher
     what = None if isinstance(teacher, keras.Model) else what_is(teacher)
@@ -39,10 +40,11 @@ def load_teacher(teacher, environment, settings, normalizer=None):
         return _from_stable_baselines(Path(teacher), environment, kind, settings, normalizer)
     if normalizer is not None:
         raise ConfigurationError(f"--normalizer {normalizer}: belongs to a file of Stable-Baselines3")
-    if what is None:
-        return kind.from_network(teacher, settings)
-    check_keras(teacher, what)
-    return kind.load(teacher, settings)
+    if what is not None:
+        check_keras(teacher, what)
+    network, path = (teacher, "the teacher") if what is None else (read_network(teacher), teacher)
+    keras_network.refuse_other(network, kind, path)
+    return keras_network.read(network, kind, settings, path)
 
 
 def check_keras(path, what):
@@ -84,19 +86,22 @@ class Policy(NamedTuple):
         network: the Keras network that plays.
         environment: its environment, a key of configs.ENVIRONMENTS or Gymnasium's name.
         config: the configuration.
-        agent: DQNAgent of the same layers; None where the file is a plain Keras network that may be of any kind.
+        agent: DQNAgent of the same layers; a TeacherFunction where they cannot be folded into one.
     """
 
     network: keras.Model
     environment: str
     config: dict
-    agent: DQNAgent | None
+    agent: DQNAgent | TeacherFunction
 
     def stacked(self, path):
         """Its layers as an agent's network, with which an exporter can deal. Raises ConfigurationError if they are not."""
-        if self.agent is not None:
-            return self.agent
-        return agents_of(self.environment).teacher.from_network(self.network, self.config["model"], path)
+        if isinstance(self.agent, TeacherFunction):
+            raise ConfigurationError(
+                f"{path}: does not fold into a plain stack of layers ({self.agent.why}); compress it first "
+                f"(pops.py --teacher {path}), and take the student"
+            )
+        return self.agent
 
 
 def read_policy(path, environment=None, assignments=(), normalizer=None):
@@ -128,5 +133,7 @@ def read_policy(path, environment=None, assignments=(), normalizer=None):
     if environment is None and not (environment := named if named in ENVIRONMENTS else registered_name(named)):
         raise ConfigurationError(f"{path}: does not name its environment; give it with --env")
     config = configuration_of(environment, assignments=assignments)
-    check_shapes(network, path, config["model"])
-    return Policy(network, environment, config, None)
+    kind = agents_of(environment).teacher
+    agent = keras_network.read(network, kind, config["model"], path)
+    # It plays as it is in the file: folded, its outputs are rounded differently.
+    return Policy(keras_network.played(network, kind, config["model"], path), environment, config, agent)

@@ -75,12 +75,19 @@ def read_teacher(teacher, environment, config, normalizer):
             f"the teacher is a {type(teacher).__name__}, which is no policy; give a file, a Keras network or a function"
         )
     agent = load_teacher(teacher, environment, config["model"], normalizer)
-    config["model"] = agent.settings | {"widths": list(agent.widths)}
+    if isinstance(agent, TeacherFunction):
+        name, widths = getattr(teacher, "name", teacher), "-".join(map(str, config["model"]["widths"]))
+        log(
+            f"teacher: {name} does not fold into a plain stack of layers ({agent.why}): taken as a function, which a "
+            f"network of {widths} learns to imitate first"
+        )
+    else:
+        config["model"] = agent.settings | {"widths": list(agent.widths)}
     if isinstance(teacher, keras.Model):
         content = b"".join(array.tobytes() for array in agent.network.get_weights())
         return agent, {"teacher": teacher.name, "teacher_sha256": hashlib.sha256(content).hexdigest()}
     origin = {"teacher": portable(teacher), "teacher_sha256": checksum(teacher)}
-    if found := agent.given.get("normalizer"):
+    if found := getattr(agent, "given", {}).get("normalizer"):
         origin |= {"normalizer": portable(found), "normalizer_sha256": checksum(found)}
     return agent, origin
 
