@@ -129,7 +129,7 @@ def _of_images(stack, dense, kind, settings, normaliser):
     """An agent of frames, which are centred inside it.
 
     The stack sees x / scale + offset, the agent z = (x − background) / contrast: kernels become w · contrast / scale, and
-    the first biases take on the rest. Without padding that is exact.
+    the first biases take on the rest. Without padding that is exact. An agent's own file has factor 1 and rest 0.
     """
     if normaliser:
         raise ConfigurationError("its frames are normalised by statistics, which PoPS does not take for images")
@@ -138,8 +138,6 @@ def _of_images(stack, dense, kind, settings, normaliser):
             f"it has {len(dense)} dense layers after its convolutions; PoPS takes two, with ReLU between"
         )
     factor, rest = kind.contrast / stack.image_scale, settings["background"] / stack.image_scale + stack.image_offset
-    if np.isclose(factor, 1, rtol=1e-12) and np.isclose(rest, 0, atol=1e-12):
-        factor, rest = 1.0, 0.0  # an agent's own file, whose arrays stay as they are
     (kernel, bias, _), *others = [(w.astype(np.float64), b, s) for w, b, s in stack.convolutions]
     bias = bias + kernel.sum(axis=(0, 1, 2)) * rest
     arrays = [kernel * factor, bias]

@@ -122,6 +122,12 @@ def test_a_dqn_of_pong_that_divides_by_255_becomes_the_agents_network(last, bias
     assert agent.widths == (6, 5, 7, 9) and agent.network.inputs[0].dtype == "uint8"
 
 
+def test_a_network_of_small_outputs_without_biases_is_folded():
+    """As Keras initialises it: for black frames it gives 0, beside which every rounding error is large."""
+    network = keras.Sequential([keras.Input((84, 84, 4)), *nature(layers.Rescaling(1 / 255))])
+    check_same(load_teacher(network, "pong", PONG), network(IMAGES.transpose(0, 2, 3, 1)), IMAGES)
+
+
 def test_arithmetic_on_tensors_is_folded_too():
     network = functional([4], lambda x: layers.Dense(2)(layers.Dense(5, "relu")(2 * (1 - (x - 0.5) / 255) + x[0, 0] * 0)))
     assert isinstance(load_teacher(network, "CartPole-v1", CARTPOLE), TeacherFunction)  # one observation sees another
@@ -207,8 +213,9 @@ def test_what_cancels_in_float32_is_not_folded():
     assert isinstance(function, TeacherFunction) and "folded, its outputs would differ by" in function.why
 
 
-def test_a_wrong_folding_is_never_used(monkeypatch):
-    monkeypatch.setattr(keras_network, "_affine", lambda *step: (np.float64(1), np.float64(0)))
+@pytest.mark.parametrize("scale", [1.0, np.nan])
+def test_a_wrong_folding_is_never_used(scale, monkeypatch):
+    monkeypatch.setattr(keras_network, "_affine", lambda *step: (np.float64(scale), np.float64(0)))
     network = stack([4], layers.Rescaling(3.0), layers.Dense(5, "relu"), layers.Dense(2))
     assert isinstance(load_teacher(network, "CartPole-v1", CARTPOLE), TeacherFunction)
 
