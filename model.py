@@ -15,9 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pops.configs import ENVIRONMENTS, is_atari
-from pops.support.errors import ConfigurationError
-from pops.support.networks import check_shapes, read_network
+from pops.configs import is_atari
 from pops.utils import kernels
 
 # Up to this many weights a product is done as multiply and sum. The compiler fuses that with its neighbours, while a call
@@ -237,7 +235,6 @@ class DQNAgent:
     environment = None  # the environment's key in configs.ENVIRONMENTS, or Gymnasium's name of it
     xla = True  # whether XLA compiles its updates
     role = "teacher"  # the network's name is environment_role
-    kind = None  # in words, which networks `load` takes
     observation_type = "float32"
     given = MappingProxyType({})  # what the file that it was read from says of it
 
@@ -327,71 +324,9 @@ class DQNAgent:
             weights += [kernel, np.full(variable.shape, bias, np.float32)]
         return weights
 
-    @classmethod
-    def load(cls, path, settings):
-        """Loads a teacher of any widths from a Keras file.
-
-        Raises:
-            ConfigurationError: the file is not readable, or its network not one of this agent's kind.
-        """
-        return cls.from_network(read_network(path), settings, path)
-
-    @classmethod
-    def from_network(cls, network, settings, path="the teacher"):
-        """The same from a Keras network. `path` is what an error's message calls it."""
-        environment, _, role = network.name.rpartition("_")
-        if environment in ENVIRONMENTS and role == "critic":
-            raise ConfigurationError(
-                f"{path}: is a critic, {network.name}, which chooses no actions; give the actor's file"
-            )
-        same = environment in ENVIRONMENTS and ENVIRONMENTS[environment]["paper"]["environment"]["id"] == cls.environment
-        if environment in ENVIRONMENTS and environment != cls.environment and not same:
-            raise ConfigurationError(f"{path}: is a policy for {environment}, {network.name}, not for {cls.environment}")
-        check_shapes(network, path, settings)
-        layers = [layer for layer in network.layers if not isinstance(layer, keras.layers.InputLayer)]
-        last = getattr(getattr(layers[-1], "activation", None), "__name__", "") if layers else ""
-        if not cls.takes(layers) or last not in ("linear", "relu"):
-            raise ConfigurationError(f"{path}: not {cls.kind}, as {cls.__name__} is")
-        trained = [layer for layer in layers if layer.get_weights()]
-        agent = cls(settings | cls.settings_from(layers), [layer.kernel.shape[-1] for layer in trained[:-1]])
-        inputs = np.random.default_rng(0).normal(size=(100, *settings["observation_shape"]))
-        inputs = (inputs * 100).astype(np.uint8) if cls.observation_type == "uint8" else inputs.astype(np.float32)
-        try:
-            agent.network.set_weights(network.get_weights())
-            alike = np.allclose(agent.network(inputs), network(inputs), rtol=1e-3, atol=1e-3)
-        except ValueError:  # shapes
-            alike = False
-        if not alike:
-            raise ConfigurationError(f"{path}: its layers are not simply stacked, as those of {cls.__name__} are")
-        return agent
-
-    @classmethod
-    def takes(cls, layers):
-        """Whether these could be the layers of such a network."""
-        raise NotImplementedError
-
-    @classmethod
-    def settings_from(cls, layers):
-        """The `model` settings that differ from one such network to the next."""
-        return {"output_activation": layers[-1].activation.__name__}
-
 
 class DenseAgent(DQNAgent):
     """An MLP with ReLU (or tanh, which other libraries' teachers have) between its layers."""
-
-    kind = "a stack of dense layers with ReLU or with tanh"
-
-    @classmethod
-    def takes(cls, layers):
-        return (
-            len(layers) > 1
-            and all(type(layer) is keras.layers.Dense and layer.use_bias for layer in layers)
-            and {layer.activation.__name__ for layer in layers[:-1]} in ({"relu"}, {"tanh"})
-        )
-
-    @classmethod
-    def settings_from(cls, layers):
-        return super().settings_from(layers) | {"hidden_activation": layers[0].activation.__name__}
 
     def layers(self, make):
         hidden = [make.dense(width, self.settings["hidden_activation"]) for width in self.widths]
@@ -452,12 +387,6 @@ class ConvolutionalAgent(DQNAgent):
     xla = False  # the compiler's convolutions are slower than TensorFlow's own, which the teacher has
     convolutions = ((8, 4), (4, 2), (3, 1))  # size and stride
     contrast = 50
-    kind = "the convolutional network of the paper with its input centred"
-
-    @classmethod
-    def takes(cls, layers):
-        trained = [type(layer) for layer in layers if layer.get_weights()]
-        return trained == [keras.layers.Conv2D] * len(cls.convolutions) + [keras.layers.Dense] * 2
 
     def layers(self, make):
         *channels, units = self.widths

@@ -19,8 +19,8 @@ def kernels(network):
 
 
 def count_weights(network):
-    """(weights, nonzero weights) of a plain Keras network. Kernels count, biases do not, as in the paper."""
-    arrays = kernels(network)
+    """(weights, nonzero weights) of a Keras network. Kernels count; biases and other vectors do not, as in the paper."""
+    arrays = [weight.numpy() for weight in network.weights if len(weight.shape) > 1]
     return sum(a.size for a in arrays), sum(int(np.count_nonzero(a)) for a in arrays)
 
 

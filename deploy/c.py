@@ -51,7 +51,7 @@ KNOWN = tuple(getattr(keras.layers, name) for name in ("InputLayer", "Rescaling"
 
 
 def c_layers(network):
-    """The layers of a network as `DQNAgent.load` gives it: dense ones, maybe after convolutions of frames.
+    """The layers of a network as `load_teacher` gives it: dense ones, maybe after convolutions of frames.
 
     Raises:
         ConfigurationError: a weight is no finite number.
@@ -104,7 +104,7 @@ def c_header(network, title, name, int8=False, bounds=()):
     """A policy as the text of a C99 header.
 
     Args:
-        network: plain Keras network as `DQNAgent.load` gives it.
+        network: plain Keras network as `load_teacher` gives it.
         title: what its comment begins with.
         name: what the include guard is named after.
         int8: write kernels as int8 with a scale for each output; biases, activations and sums stay float.

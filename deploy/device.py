@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from pops.deploy.c import CompiledPolicy, c_compiler, c_header
 from pops.deploy.litert import CALIBRATION, litert_runtime, write_litert
 from pops.deploy.onnx import missing_packages, onnx_runtime, write_onnx
+from pops.policies.functions import TeacherFunction
+from pops.policies.keras_network import leaves
 from pops.policies.teacher import read_policy
 from pops.support.console import log, table
 from pops.support.errors import ConfigurationError
@@ -96,9 +98,8 @@ def measured(path, policy, seed, episodes):
         if not missing_packages():
             write_onnx(network, onnx)
             files["onnx"], times["onnx"] = onnx, time_of(onnx_runtime(onnx), observations)
-        stacked = policy.stacked(path)
-        if stacked.settings["hidden_activation"] == "relu" and not stacked.settings["squash"]:
-            header.write_text(c_header(stacked.network, network.name, "policy", bounds=bounds))
+        if written_as_c(policy.agent):
+            header.write_text(c_header(policy.agent.network, network.name, "policy", bounds=bounds))
             files["c"] = header
             if compiler:
                 times["c"] = c_time(CompiledPolicy(header, observations, outputs, compiler, bounds), observations)
@@ -109,13 +110,18 @@ def measured(path, policy, seed, episodes):
     return result | {"microseconds": times, "reward": rewards}
 
 
+def written_as_c(agent):
+    """Whether a policy is one that `c_header` writes."""
+    stacked = not isinstance(agent, TeacherFunction)
+    return stacked and agent.settings["hidden_activation"] == "relu" and not agent.settings["squash"]
+
+
 def multiply_accumulates(network):
     """Multiplications with a weight in one action, as runtimes do them, zeros included."""
     total = 0
-    for layer in network.layers:
-        if layer.get_weights():
-            places = np.prod(layer.output.shape[1:-1], dtype=int)
-            total += int(places) * layer.get_weights()[0].size
+    for layer in leaves(network):
+        places = np.prod(layer.output.shape[1:-1], dtype=int)
+        total += int(places) * sum(weight.size for weight in layer.get_weights() if weight.ndim > 1)
     return total
 
 

@@ -29,7 +29,7 @@ def agent_of(stack, kind, settings, environment, normaliser=None):
         wanted, found = ("a CNN", "an MLP") if images else ("an MLP", "a CNN")
         raise ConfigurationError(f"its policy is {found} policy, and {environment} needs {wanted} policy")
     stack.refuse_shape(settings["observation_shape"], environment)
-    own = settings | {"output_activation": "linear"} | _actions(stack, settings, environment)
+    own = settings | {"output_activation": stack.activations[-1]} | _actions(stack, settings, environment)
     dense = _last_layer(stack, own)
     if images:
         return _of_images(stack, dense, kind, own, normaliser)
@@ -61,6 +61,8 @@ def _actions(stack, settings, environment):
         scale, offset = (1.0, 0.0) if stack.actions_as_given else _map(file, theirs, environment)
         if not stack.squash:
             return {"squash": {}}
+        if stack.squash_map:
+            return {"squash": {"clip": stack.pre_squash_clip, **stack.squash_map}}
         # From tanh's -1 to 1 into the file's bounds, and from there into the environment's.
         half = (file.high - file.low) / 2
         scale, offset = half * scale, (file.low + half) * scale + offset
@@ -126,8 +128,8 @@ def _clipping(agent, dense, normaliser):
 def _of_images(stack, dense, kind, settings, normaliser):
     """An agent of frames, which are centred inside it.
 
-    The stack sees x / scale, the agent z = (x − background) / contrast: kernels become w · contrast / scale, and the first
-    biases take on the background. Without padding that is exact.
+    The stack sees x / scale + offset, the agent z = (x − background) / contrast: kernels become w · contrast / scale, and
+    the first biases take on the rest. Without padding that is exact. An agent's own file has factor 1 and rest 0.
     """
     if normaliser:
         raise ConfigurationError("its frames are normalised by statistics, which PoPS does not take for images")
@@ -139,9 +141,10 @@ def _of_images(stack, dense, kind, settings, normaliser):
         raise ConfigurationError(
             f"it has {len(dense)} dense layers after its convolutions; PoPS takes two, with ReLU between"
         )
+    factor, rest = kind.contrast / stack.image_scale, settings["background"] / stack.image_scale + stack.image_offset
     (kernel, bias, _), *others = [(w.astype(np.float64), b, s) for w, b, s in stack.convolutions]
-    bias = bias + kernel.sum(axis=(0, 1, 2)) * (settings["background"] / stack.image_scale)
-    arrays = [kernel * (kind.contrast / stack.image_scale), bias]
+    bias = bias + kernel.sum(axis=(0, 1, 2)) * rest
+    arrays = [kernel * factor, bias]
     arrays += [array for w, b, _ in others for array in (w, b)] + _flat(dense)
     agent = kind(settings | {"hidden_activation": "relu"}, [len(b) for b in arrays[1:-1:2]])
     agent.network.set_weights([array.astype(np.float32) for array in arrays])

@@ -106,13 +106,14 @@ class Stack:
         convolutions: kernels float32 [height, width, inputs, outputs], biases float32 [outputs], strides; without padding.
         channels_first: whether the file's images are [channels, height, width]. The stack always takes them as
             [height, width, channels], also where it flattens them for a dense layer.
-        image_scale: by which observations are divided.
+        image_scale: by which observations are divided; image_offset: what is added then.
         observation_encoding: "one_hot" for Discrete and MultiDiscrete observations, else None.
         pre_squash_clip: the outputs are clipped to ±this first, or None.
         squash: whether tanh and then the affine map to the action space's bounds follow the last layer. Without,
             continuous actions are clipped to the bounds.
         actions_as_given: whether continuous actions are the environment's own, whatever their bounds; otherwise the bounds
             here are mapped to the environment's.
+        squash_map: "scale" and "offset" of the map, lists [actions], where it is another one.
     """
 
     algorithm: str
@@ -123,10 +124,12 @@ class Stack:
     convolutions: list = field(default_factory=list)
     channels_first: bool = False
     image_scale: float = 1.0
+    image_offset: float = 0.0
     observation_encoding: str | None = None
     pre_squash_clip: float | None = None
     squash: bool = False
     actions_as_given: bool = False
+    squash_map: dict | None = None
 
     @property
     def input_shape(self):
@@ -153,7 +156,7 @@ class Stack:
             nvec = self.observation_space.nvec
             columns = observations.reshape(-1, len(nvec)).astype(int)
             return np.concatenate([np.eye(n, dtype=np.float32)[columns[:, i]] for i, n in enumerate(nvec)], axis=1)
-        inputs = observations.astype(np.float32) / np.float32(self.image_scale)
+        inputs = observations.astype(np.float32) / np.float32(self.image_scale) + np.float32(self.image_offset)
         return inputs if self.convolutions else inputs.reshape(len(inputs), -1)
 
     def __call__(self, observations, dtype=np.float32):

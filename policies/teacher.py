@@ -8,7 +8,7 @@ import keras
 
 from pops.configs import ENVIRONMENTS
 from pops.model import DQNAgent, agents_of
-from pops.policies import onnx_file, stable_baselines, torch_network
+from pops.policies import keras_network, onnx_file, stable_baselines, torch_network
 from pops.policies.agent import agent_of
 from pops.policies.formats import refuse, what_is
 from pops.policies.functions import TeacherFunction
@@ -18,7 +18,7 @@ from pops.policies.zoo import find_zoo_config, read_zoo_config, refuse_wrappers
 from pops.support.console import log
 from pops.support.environments import configuration_of, registered_name
 from pops.support.errors import ConfigurationError
-from pops.support.networks import check_shapes, read_network
+from pops.support.networks import read_network
 
 KERAS = "a Keras file", "an HDF5 file"
 
@@ -27,7 +27,7 @@ NETWORKS = {"an ONNX file": onnx_file.open_network, "a TorchScript module": torc
 
 
 def load_teacher(teacher, environment, settings, normalizer=None):
-    """A teacher as the agent of its environment, or as a function where its layers are none that can be pruned.
+    """A teacher as the agent of its environment or, where its layers cannot be folded into one, as a TeacherFunction.
 
     Args:
         teacher: path of a file: Keras's, a .zip of Stable-Baselines3, ONNX or TorchScript; or an object: a Keras network, a
@@ -41,7 +41,7 @@ def load_teacher(teacher, environment, settings, normalizer=None):
         DQNAgent or TeacherFunction.
 
     Raises:
-        ConfigurationError: the file is not readable, or not a network of this environment's kind.
+        ConfigurationError: the file is not readable, or not a policy of this environment.
     """
     kind = agents_of(environment).teacher
     if torch_network.is_stable_baselines_model(teacher):
@@ -55,10 +55,11 @@ def load_teacher(teacher, environment, settings, normalizer=None):
     _refuse_normalizer(normalizer)
     if what in NETWORKS:
         return policy_of(NETWORKS[what](teacher, settings), kind, settings, environment)
-    if what is None:
-        return kind.from_network(teacher, settings)
-    check_keras(teacher, what)
-    return kind.load(teacher, settings)
+    if what is not None:
+        check_keras(teacher, what)
+    network, path = (teacher, "the teacher") if what is None else (read_network(teacher), teacher)
+    keras_network.refuse_other(network, kind, path)
+    return keras_network.read(network, kind, settings, path)
 
 
 def check_keras(path, what):
@@ -128,28 +129,30 @@ class Policy(NamedTuple):
         network: the Keras network that plays, or a TeacherFunction.
         environment: its environment, a key of configs.ENVIRONMENTS or Gymnasium's name.
         config: the configuration.
-        agent: DQNAgent of the same layers; None where the file is a plain Keras network that may be of any kind.
+        agent: DQNAgent of the same layers; a TeacherFunction where they cannot be folded into one.
     """
 
     network: keras.Model | TeacherFunction
     environment: str
     config: dict
-    agent: DQNAgent | None
+    agent: DQNAgent | TeacherFunction
 
     def check_layers(self, path):
-        """Raises ConfigurationError where it is a function, which has no layers to count or to write."""
+        """Raises ConfigurationError where nothing but a function plays, which has no layers to count or to write."""
         if isinstance(self.network, TeacherFunction):
-            raise ConfigurationError(
-                f"{self.network.why}, so it has no layers to write; compress it first (pops.py --env-id "
-                f"{self.config['environment']['id']} --teacher {path}) and give student.keras"
-            )
+            self._refuse(path)
 
     def stacked(self, path):
         """Its layers as an agent's network, with which an exporter can deal. Raises ConfigurationError if they are not."""
-        self.check_layers(path)
-        if self.agent is not None:
-            return self.agent
-        return agents_of(self.environment).teacher.from_network(self.network, self.config["model"], path)
+        if isinstance(self.agent, TeacherFunction):
+            self._refuse(path)
+        return self.agent
+
+    def _refuse(self, path):
+        raise ConfigurationError(
+            f"{self.agent.why}, so it has no layers to write; compress it first (pops.py --env-id "
+            f"{self.config['environment']['id']} --teacher {path}) and give student.keras"
+        )
 
 
 def read_policy(path, environment=None, assignments=(), normalizer=None):
@@ -173,7 +176,7 @@ def read_policy(path, environment=None, assignments=(), normalizer=None):
         config = configuration_of(environment, assignments=assignments)
         agent = load_teacher(path, environment, config["model"], normalizer)
         if isinstance(agent, TeacherFunction):
-            return Policy(agent, environment, config, None)
+            return Policy(agent, environment, config, agent)
         return Policy(agent.played, environment, config | {"model": agent.settings}, agent)
     _refuse_normalizer(normalizer)
     check_keras(path, what_is(path))
@@ -182,5 +185,7 @@ def read_policy(path, environment=None, assignments=(), normalizer=None):
     if environment is None and not (environment := named if named in ENVIRONMENTS else registered_name(named)):
         raise ConfigurationError(f"{path}: does not name its environment; give it with --env")
     config = configuration_of(environment, assignments=assignments)
-    check_shapes(network, path, config["model"])
-    return Policy(network, environment, config, None)
+    kind = agents_of(environment).teacher
+    agent = keras_network.read(network, kind, config["model"], path)
+    # It plays as it is in the file: folded, its outputs are rounded differently.
+    return Policy(keras_network.played(network, kind, config["model"], path), environment, config, agent)

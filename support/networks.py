@@ -14,16 +14,44 @@ def read_network(path):
     """Reads a Keras file. Never runs code from it (Keras safe mode).
 
     Raises:
-        ConfigurationError: no such file, a damaged or another one than was written there, or not a readable Keras model.
+        ConfigurationError: no such file, a damaged or another one than was written there, not a readable Keras model, or
+            one that needs code.
     """
     check_readable(path)
     try:
         check_listed(path)
-        check_seal(path, needed=False)
+        if not is_hdf5(path):  # which has no place for a seal
+            check_seal(path, needed=False)
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises many kinds for what is no model file
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigurationError(f"{path}: damaged, or no Keras model file ({reason})") from None
+        reason = " ".join(str(error).split())
+        needs = _needs(reason) or f"damaged, or no Keras model file ({reason[:200]})"
+        raise ConfigurationError(f"{path}: {needs}") from None
+
+
+def is_hdf5(path):
+    """Whether a file is of Keras's older format."""
+    with open(path, "rb") as file:
+        return file.read(4) == b"\x89HDF"
+
+
+def _needs(reason):
+    """What a whole file lacks for being read, by the text of Keras's error; None if that is something else."""
+    instead = "give the network itself to compress(), or export it to ONNX"
+    if "No model config found" in reason:
+        return (
+            "holds weights alone, not how the layers are connected; build the network, load_weights() them, and save it as "
+            ".keras"
+        )
+    if re.search(r"`Lambda` layer|safe_mode=False", reason):
+        return f"has a Lambda layer, whose Python code is not run from a file; {instead}"
+    unknown = re.search(r"Could not locate (?:class|function) '([^']+)'|Unknown layer: '(?:\w+>)?([^']+)'", reason)
+    if unknown:
+        name = unknown[1] or unknown[2]
+        if hasattr(keras.ops, re.sub("(?<!^)(?=[A-Z])", "_", name).lower()):  # as in x - keras.ops.mean(x)
+            return f"has the operation {name} between its layers, which Keras does not read from HDF5; save it as .keras"
+        return f"needs the Python code of {name}, which is not one of Keras's own and not in the file; {instead}"
+    return None
 
 
 def save_network(network, path):

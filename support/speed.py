@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from pops.configs import configuration
 from pops.model import AGENTS, StudentCartPole
+from pops.policies.teacher import load_teacher
 from pops.prune import PruningSchedule
 from pops.support.console import log, quiet, table
 from pops.support.environments import Single, make_environments
@@ -245,7 +246,7 @@ def cartpole_student():
 def shipped(name, file=None):
     """A policy that lies here, an environment's teacher if no file is named."""
     path = ROOT / (file or f"saved_models/{name}/teacher.keras")
-    agent = AGENTS[name].teacher.load(path, configuration(name)["model"])
+    agent = load_teacher(path, name, configuration(name)["model"])
     return f"{path.stem} {'-'.join(map(str, agent.widths))}", agent.network
 
 

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from pops.configs import ENVIRONMENTS, configuration
-from pops.model import AGENTS
+from pops.policies.teacher import load_teacher
 from pops.support.files import check_listed, check_seal
 
 from conftest import command, tiny_pops
@@ -153,7 +153,7 @@ def refused(run, tmp_path):
 
 
 def load(environment, path):
-    return AGENTS[environment].teacher.load(path, configuration(environment)["model"])
+    return load_teacher(path, environment, configuration(environment)["model"])
 
 
 def observations_of(environment):

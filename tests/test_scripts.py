@@ -19,7 +19,7 @@ from PIL import Image
 from pops import __version__
 from pops.__main__ import COMMANDS
 from pops.configs import configuration
-from pops.model import CartPoleDQN
+from pops.policies.teacher import load_teacher
 from pops.support import speed
 from pops.support.errors import ConfigurationError
 from pops.support.results import load_run
@@ -332,8 +332,8 @@ def test_bad_arguments_are_refused_in_one_line(arguments, words, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def keras_file(path, inputs, outputs, activation="relu"):
-    layers = [keras.layers.Dense(4, activation), keras.layers.Dense(outputs)]
+def keras_file(path, inputs, outputs):
+    layers = [keras.layers.Dense(4, "relu"), keras.layers.Dense(outputs)]
     keras.Sequential([keras.Input((inputs,)), *layers]).save(path)
 
 
@@ -342,7 +342,7 @@ def test_bad_teacher_files_are_refused_by_name(tmp_path):
 
     def refusal():
         with pytest.raises(ConfigurationError) as error:
-            CartPoleDQN.load(path, settings)
+            load_teacher(path, "cartpole", settings)
         assert str(path) in str(error.value) and "\n" not in str(error.value)
         return str(error.value)
 
@@ -351,13 +351,8 @@ def test_bad_teacher_files_are_refused_by_name(tmp_path):
         assert "damaged, or no Keras model file" in refusal()
     keras_file(path, inputs=8, outputs=4)
     assert "takes (None, 8) and gives (None, 4); this environment needs (None, 4) and (None, 2)" in refusal()
-    keras_file(path, inputs=4, outputs=2, activation="sigmoid")
-    assert "ReLU" in refusal()
     keras.Sequential([keras.layers.Dense(4, activation="relu"), keras.layers.Dense(2)]).save(path)  # not built
     assert "takes None" in refusal()
-    inputs, twice = keras.Input((4,)), keras.layers.Dense(4, activation="relu")
-    keras.Model(inputs, keras.layers.Dense(2)(twice(twice(inputs)))).save(path)
-    assert "not simply stacked" in refusal()
 
 
 def test_a_bad_teacher_file_is_refused_and_nothing_is_written(tmp_path):
