@@ -5,6 +5,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
+
 from pops.support.errors import ConfigurationError
 
 # Wrappers that PoPS plays by itself, where the environment is an Atari game.
@@ -42,14 +44,10 @@ def read_zoo_config(path):
         ZooConfig.
 
     Raises:
-        ConfigurationError: it is no such file, or PyYAML is missing.
+        ConfigurationError: it is no such file.
     """
     try:
-        import yaml
-    except ImportError:
-        raise ConfigurationError(f"{path}: PyYAML is missing; install with: pip install pyyaml") from None
-    try:
-        settings = yaml.load(Path(path).read_text(), _loader(yaml))  # a SafeLoader
+        settings = yaml.load(Path(path).read_text(), _loader())  # a SafeLoader
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror or error}") from None
     except (yaml.YAMLError, ValueError, TypeError) as error:
@@ -71,7 +69,7 @@ def read_zoo_config(path):
     )
 
 
-def _loader(yaml):
+def _loader():
     """A SafeLoader that also knows OrderedDict and tuples; other Python objects become their tag's text."""
 
     class Loader(yaml.SafeLoader):

@@ -353,7 +353,7 @@ def test_commands_take_networks_that_fold_and_functions(tmp_path):
 
     result = export("fold.keras")
     assert result.returncode == 0 and "0 different" in result.stdout, result.stderr
-    refused(export("dueling.keras"), "joins branches", "compress it first (pops.py --teacher", "take the student")
+    refused(export("dueling.keras"), "joins branches", "compress it first (pops.py --env-id CartPole-v1 --teacher")
 
 
 TINY_ANY = [setting for setting in TINY if not setting.startswith("evaluation.report")] + [

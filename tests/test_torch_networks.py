@@ -240,6 +240,7 @@ def test_a_module_is_compressed_as_it_is(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.slow
 def test_commands_take_torchscript_files(tmp_path):
     torch.jit.script(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))).save(tmp_path / "a.pt")
     result = command("evaluate.py", tmp_path / "a.pt", "--env", "CartPole-v1", "--episodes", 5, "--json")

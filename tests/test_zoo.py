@@ -10,7 +10,6 @@ import pytest
 from conftest import ROOT, TINY, command
 
 pytest.importorskip("torch", reason="pip install -r requirements-sb3.txt")
-pytest.importorskip("yaml", reason="pip install -r requirements-sb3.txt")
 pytest.importorskip("mujoco", reason="pip install -r requirements-mujoco.txt")
 
 from reference import Agent
