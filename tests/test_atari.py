@@ -333,10 +333,8 @@ def test_a_game_goes_through_the_same_commands(tmp_path):
     assert read_network(student).layers[3].kernel.shape == (4, 4, widths[0], widths[1])  # sizes and strides as before
     arguments = ("evaluate.py", student, "--episodes", 3, "--json", "--set=environment.max_episode_steps=40")
     greedy = json.loads(run(*arguments, "--greedy"))
-    assert greedy == json.loads(run(*arguments, "--set=evaluation.epsilon=0"))
     assert greedy["weights"] == summary["final"]["weights"]
     assert greedy != json.loads(run(*arguments, "--set=evaluation.epsilon=1"))
-    run("record.py", environment, teacher, student, "--seconds", 1, "--out", tmp_path / "play.gif")
 
 
 def test_pacmans_network_and_lives(generator):

@@ -202,12 +202,14 @@ def test_a_function_is_imitated_and_compressed(tmp_path):
     assert config["teacher"].endswith("test_compress.upright") and config["teacher_sha256"] is None
     student = read_network(tmp_path / "run" / "student.keras")
     assert student.name.rpartition("_")[0] == "CartPole-v1"
-    again = compress(upright, "CartPole-v1", tmp_path / "again", settings=IMITATED)
-    for one, other in zip(
-        student.get_weights(), read_network(tmp_path / "again" / "student.keras").get_weights(), strict=True
-    ):
-        np.testing.assert_array_equal(one, other)
-    assert again["teacher"] == summary["teacher"]
+    assert summary["imitated"]["reward_mean"] > 60
+
+
+@pytest.mark.slow
+def test_a_function_gives_the_same_student_to_the_bit(tmp_path):
+    for name in ("one", "other"):
+        compress(upright, "CartPole-v1", tmp_path / name, settings=IMITATED)
+    assert (tmp_path / "one" / "student.keras").read_bytes() == (tmp_path / "other" / "student.keras").read_bytes()
 
 
 def test_a_derived_objective_stands_in_the_summary_and_a_run_goes_on_with_it(tmp_path):
@@ -270,6 +272,7 @@ def test_a_function_that_gives_something_else_is_refused(function):
         TeacherFunction(function, configuration("cartpole")["model"])
 
 
+@pytest.mark.slow
 def test_a_keras_network_is_the_same_teacher_as_its_file(tmp_path):
     network = dense(4, 2, (8, 8), name="mine")
     network.save(tmp_path / "mine.keras")
@@ -361,6 +364,7 @@ def test_loss_of_continuous_actions_is_the_divergence_of_normal_distributions():
     assert ((teacher <= low) | (teacher >= high)).any() and ((teacher > low) & (teacher < high)).any()
 
 
+@pytest.mark.slow
 def test_pops_runs_with_continuous_actions(tmp_path):
     settings = [*ANY, "evaluation.objective=-100000", "evaluation.lower_bound=-200000", "pops.steps=1", "prune.episodes=2"]
     summary = compress(dense(3, 1, (8, 8), "tanh"), "Pendulum-v1", tmp_path / "run", settings=settings)

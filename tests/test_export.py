@@ -377,6 +377,7 @@ def test_onnx_from_the_command(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["policy.onnx"]
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_an_atari_games_policy_plays_ten_games(tmp_path):
     network, _ = random_network("pong", [2, 2, 2, 4])

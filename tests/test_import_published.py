@@ -384,6 +384,7 @@ def test_damaged_checkpoints_give_one_line(run, refused, tmp_path):
     refused(folder, "cartpole", words=": damaged, or no checkpoint (")
 
 
+@pytest.mark.slow
 def test_as_a_user_runs_it(tmp_path):
     """The command, then evaluate.py and pops.py with what it wrote."""
     path = write_checkpoint(tmp_path / "published", {"": arrays_of(shapes_of("cartpole"))}, OPTIMIZERS["cartpole"])
@@ -401,6 +402,7 @@ def test_as_a_user_runs_it(tmp_path):
     assert result.returncode == 0 and "example:\n  python scripts/import_published.py " in result.stdout
 
 
+@pytest.mark.slow
 def test_evaluate_plays_an_imported_pong_teacher(run, tmp_path):
     path = write_checkpoint(tmp_path / "published", {"": arrays_of(PONG)})
     out = tmp_path / "teacher.keras"

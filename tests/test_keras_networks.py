@@ -336,6 +336,7 @@ def test_h5_files_are_read_where_they_hold_the_model(tmp_path):
 # The commands
 
 
+@pytest.mark.slow
 def test_commands_take_networks_that_fold_and_functions(tmp_path):
     fold = stack([4], layers.Rescaling(0.5), layers.Dense(5, "relu"), layers.BatchNormalization(), layers.Dense(2))
     fold.save(tmp_path / "fold.keras")

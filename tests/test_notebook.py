@@ -18,7 +18,14 @@ IMAGES = ("image/png", "image/gif", "image/jpeg")
 MACHINE = re.compile(r"(?<![\w.])/(?:work|tmp|home|root|Users|usr|opt|var|private|srv|mnt)/|[A-Z]:\\\\")
 
 # What is small enough for a test, and gives students of a few weights.
-SMALL = [*TINY, "replay.student_states=0", "prune.final_sparsity=0.99", "pops.steps=1", "environment.max_episode_steps=50"]
+SMALL = [
+    *TINY,
+    "distill.until=objective",
+    "replay.student_states=0",
+    "prune.final_sparsity=0.99",
+    "pops.steps=1",
+    "environment.max_episode_steps=50",
+]
 
 
 def read(path):

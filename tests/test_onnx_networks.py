@@ -290,6 +290,7 @@ LEAN = np.float32([[0, 0], [0, 0], [-1, 1], [-1, 1]])
 RULE = [node("Sinh", "x"), node("MatMul", "x", LEAN)]
 
 
+@pytest.mark.slow
 def test_a_function_of_onnx_is_compressed_and_resumed(tmp_path, capsys):
     path = model(tmp_path / "rule.onnx", RULE)
     summary = compress(path, "CartPole-v1", tmp_path / "run", settings=IMITATED)

@@ -11,14 +11,15 @@ import pytest
 from conftest import ROOT, TEACHER, TINY, command, tiny_pops
 
 
-@pytest.mark.parametrize("run", ["CartPole, PoPS", pytest.param("LunarLander, teacher", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("run", ["CartPole, PoPS", "LunarLander, teacher"])
 def test_killed_runs_give_the_same_result_to_the_bit(run):
-    result = command("reliability.py", "kills", "--count", 1, "--only", run)
+    result = command("reliability.py", "kills", "--count", 2, "--only", run)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert f"{run}: 1 kills" in result.stdout
+    assert f"{run}: 2 kills" in result.stdout
 
 
-@pytest.mark.parametrize("check", [["damage", "--count", 50], ["settings", "--count", 1000, "--runs", 2]])
+@pytest.mark.parametrize("check", [["damage", "--count", 50], ["settings", "--count", 1000, "--runs", 1]])
 def test_no_promise_is_broken(check):
     result = command("reliability.py", *check)
     assert result.returncode == 0 and result.stdout.count("\n") >= 2, result.stdout + result.stderr

@@ -139,6 +139,7 @@ def test_missing_tensorboard_is_named_with_what_to_install(monkeypatch):
         commands.check_tensorboard(argparse.Namespace(tensorboard=True))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="TensorBoard is not installed")
 def test_tensorboard_has_the_rows_of_the_metrics(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

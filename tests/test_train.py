@@ -643,8 +643,13 @@ def same(first, second):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("refill", [True, False])
-@pytest.mark.parametrize("recovery", ["freeze", "rollback"])
+@pytest.mark.parametrize(
+    ("recovery", "refill"),
+    [
+        *(("freeze", True), ("rollback", False)),
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (("freeze", False), ("rollback", True))),
+    ],
+)
 def test_ipp_goes_on_to_the_bit_from_its_checkpoints(monkeypatch, config, teacher_task, new_run, recovery, refill):
     settings = {"recovery": recovery, "patience": 2, "rollbacks": 9, "iterations": 3, "updates": 60, "evaluate_every": 20}
     averaging = 0.0 if refill else 0.9
