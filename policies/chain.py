@@ -19,6 +19,7 @@ class NotPlain(ConfigurationError):
 
     def __init__(self, first="", reason=""):
         super().__init__(reason or f"first: {first}")
+        self.first = first
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Chain:
     changes stay as they are, to the bit. All methods raise NotPlain where a Stack cannot have the operation.
 
     Args:
-        shape: of the environment's observations, without the batch; of frames with these first.
+        shape: of the environment's observations, without the batch; of images with their channels first.
         ends: activations that may follow the last layer.
 
     Attributes:
@@ -98,7 +99,7 @@ class Chain:
         bias = np.zeros(kernel.shape[3], np.float32) if bias is None else np.asarray(bias)
         scale, offset = self._of_channels(inputs)
         if not self.layers and (scale == scale[0]).all() and (offset == offset[0]).all():
-            self.image = scale[0], offset[0]  # An agent scales its frames, too: both are folded at once, or cancel.
+            self.image = scale[0], offset[0]  # an agent scales its frames, too: both are folded at once, or cancel
         elif not self._unchanged():
             kernel = kernel.astype(np.float64)
             kernel, bias = kernel * scale[:, None], bias + offset @ kernel.sum(axis=(0, 1))
@@ -130,16 +131,16 @@ class Chain:
             return self.end(name)
         if name == "hard_tanh":
             return self.bounded(-1, 1)
-        if name != "linear":
-            clip = None
-            if name == "tanh":  # before which a clip may stand in the map of actions into their bounds
-                clip, self.clip = self.clip, None
-            self._settle(name)
-            self._absorb(name)
-            if clip is not None:
-                if (clip != clip[1, 0] * np.array([[-1], [1]])).any():
-                    raise NotPlain("Clip before tanh")
-                self.squash_clip = float(clip[1, 0])
+        if name == "linear":
+            return None
+        # A clip before tanh is part of the map of actions into their bounds.
+        clip, self.clip = (self.clip, None) if name == "tanh" else (None, self.clip)
+        self._settle(name)
+        self._absorb(name)
+        if clip is not None:
+            self.squash_clip = float(clip[1, 0])
+            if (clip != [[-self.squash_clip], [self.squash_clip]]).any():
+                raise NotPlain("Clip before tanh")
         return None
 
     def bounded(self, low=None, high=None):
@@ -208,7 +209,7 @@ class Chain:
             raise NotPlain(f"{last} after the last layer: its outputs pass {last}, and the agent's would not")
         if self.ending and (bounds or (factors and self.ending == "argmax")):
             raise NotPlain(self.ending)
-        if self.clip is not None:  # Evaluations keep actions within the bounds anyway.
+        if self.clip is not None:  # to the bounds, within which evaluations keep actions anyway
             (low, high), (least, most) = np.float32(self.clip), np.float32(bounds or [[-np.inf], [np.inf]])
             if (least < low).any() or (most > high).any():
                 raise NotPlain(f"Clip to {low.max():g} … {high.min():g}")
@@ -253,9 +254,11 @@ class Chain:
 
     def _absorb(self, activation):
         """Gives the last layer the affine map since, and this activation."""
-        layer = self.layers[-1] if self.layers else None
-        if layer is None or layer.activation != "linear":
+        if not self.layers:
             raise NotPlain(f"{activation} that follows no layer")
+        layer = self.layers[-1]
+        if layer.activation != "linear":
+            raise NotPlain(f"{activation} after {layer.activation}")
         if not self._unchanged():
             scale, offset = self._of_channels(len(layer.bias))
             layer.kernel, layer.bias = layer.kernel.astype(np.float64) * scale, layer.bias * scale + offset

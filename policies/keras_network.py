@@ -231,8 +231,11 @@ def _activation(operation):
 
 def _chain(network, chain):
     """A network's operations, put into a Chain."""
-    for step in _steps(network):
-        _put(chain, *step)
+    for operation, *more in _steps(network):
+        try:
+            _put(chain, operation, *more)
+        except NotPlain as error:
+            raise NotPlain(", ".join(filter(None, [_named(operation), error.first]))) from None
     return chain
 
 
@@ -265,7 +268,7 @@ def _put(chain, operation, arguments, axes):
     elif (affine := _affine(operation, arguments)) is not None:
         chain.affine(*affine)
     elif not activation or not (kind in _ACTIVATION_LAYERS or not isinstance(operation, layers.Layer)):
-        raise NotPlain(_named(operation))
+        raise NotPlain
     if activation:
         chain.activation(activation)
 

@@ -126,14 +126,11 @@ def _samples(kind, settings, scale=1.0, offset=0.0):
 
 
 def _compare(agent, chain, run):
-    """Raises NotPlain unless an agent does what a network does.
-
-    Otherwise there would be an error here or in the reader, or numbers that cancel in float32.
-    """
+    """Raises NotPlain unless an agent gives a network's outputs: where numbers cancel in float32, or a reader is wrong."""
     errors, usual = [], 1e-30
     for observations in _samples(type(agent), agent.settings, *chain.seen):
         expected, outputs = run(observations), np.asarray(agent.played(observations), np.float64)
-        if chain.ending == "argmax":  # The agent's value of the network's action is its largest, but for ties.
+        if chain.ending == "argmax":  # the agent's value of that action must be its largest, but for rounding
             chosen, expected, outputs = expected.reshape(-1, 1), outputs, outputs.copy()
             np.put_along_axis(outputs, chosen, outputs.max(axis=1, keepdims=True), axis=1)
         elif chain.ending:
