@@ -58,14 +58,12 @@ def _actions(stack, settings, environment):
         if file.kind == "Box":  # several axes are flat here
             sides = (np.ravel(side) for side in (file.low, file.high))
             file = Space("Box", (file.width,), **dict(zip(("low", "high"), sides, strict=True)))
-        scale, offset = (1.0, 0.0) if stack.actions_as_given else _map(file, theirs, environment)
+        scale, offset = _map(file, theirs, environment)
         if not stack.squash:
             return {"squash": {}}
-        if stack.squash_map:
-            return {"squash": {"clip": stack.pre_squash_clip, **stack.squash_map}}
-        # From tanh's -1 to 1 into the file's bounds, and from there into the environment's.
-        half = (file.high - file.low) / 2
-        scale, offset = half * scale, (file.low + half) * scale + offset
+        # From tanh's -1 to 1 to the file's actions, and from there into the environment's bounds.
+        by, plus = (np.ravel(side) for side in stack.squash_map)
+        scale, offset = by * scale, plus * scale + offset
         return {"squash": {"clip": stack.pre_squash_clip, "scale": scale.tolist(), "offset": offset.tolist()}}
     if file.kind == "MultiBinary":
         file = Space("MultiDiscrete", (file.width,), nvec=np.full(file.width, 2))
@@ -88,7 +86,7 @@ def _last_layer(stack, settings):
         both = np.vstack([kernel, bias])
         both = np.stack([np.zeros_like(both), both], axis=-1).reshape(len(both), -1)
         kernel, bias = both[:-1], both[-1]
-    elif settings["bounds"] and not (stack.squash or stack.actions_as_given):
+    elif settings["bounds"] and not stack.squash:
         low, high = (np.asarray(side) for side in settings["bounds"])
         file = Space("Box", low.shape, low=np.ravel(stack.action_space.low), high=np.ravel(stack.action_space.high))
         scale, offset = action_map(file, Space("Box", low.shape, low=low, high=high))

@@ -1,133 +1,190 @@
-"""Layers one after the other, as networks of other libraries are read, made into a Stack."""
+"""Operations one after the other, as networks of other libraries are read, folded into a Stack."""
 
+from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
-from pops.policies.stack import Space, Stack, channels_last
+from pops.policies.stack import Space, Stack
+from pops.support.errors import ConfigurationError
 
 
-class NotPlain(Exception):
-    """A network is more than layers one after the other. The message says what stands first that is not one."""
+class NotPlain(ConfigurationError):
+    """A network is more than layers one after the other.
+
+    Args:
+        first: what stands first that is not one of them.
+        reason: a sentence in the place of that, where it is no single operation.
+    """
+
+    def __init__(self, first="", reason=""):
+        super().__init__(reason or f"first: {first}")
+        self.first = first
+
+
+@dataclass
+class _Layer:
+    kernel: np.ndarray
+    bias: np.ndarray
+    stride: int | None  # of a convolution
+    activation: str = "linear"
 
 
 class Chain:
-    """Takes a network's operations in their order. What is affine is folded into the dense layers and convolutions.
+    """Takes a network's operations in their order and leaves layers with weights alone.
+
+    Since the last such layer it keeps how the numbers lie, which affine map they have passed and what they were clipped to.
+    The map goes into the layer before if an activation follows, else into the next one, in float64. Arrays that nothing
+    changes stay as they are, to the bit. All methods raise NotPlain where a Stack cannot have the operation.
 
     Args:
-        shape: of an observation as the network takes it, without the batch.
-        images_last: whether it is an image [height, width, channels]; otherwise three axes are [channels, height, width].
+        shape: of the environment's observations, without the batch; of images with their channels first.
+        ends: activations that may follow the last layer.
 
-    All methods raise NotPlain where a Stack cannot have the operation.
+    Attributes:
+        shape: of a sample after the operations so far.
+        seen: scale and offset, float64 [inputs], of the observations before the first layer.
+        clip: float64 [2, outputs], bounds to which the last values were kept, or None.
+        ending: "softmax", "log_softmax", "argmax" or None.
     """
 
-    def __init__(self, shape, images_last=False):
-        self.shape = tuple(shape)
-        self.axes = (1, 2, 0) if images_last else tuple(range(len(shape)))  # of channels, height, width
-        self.layers = []  # kernel and bias, float64, and the stride of a convolution
-        self.activations = []
-        self.before = None  # scale and offset, float64 [*shape], of what the next layer sees
-        self.images = None  # [channels, height, width] that were flattened in this order
-        self.ending = None  # "softmax", "log_softmax" or "argmax"
-        self.clip = None  # bounds of the outputs
+    def __init__(self, shape, ends=("linear",)):
+        self.ends, self.layers, self.seen, self.image = ends, [], None, (1.0, 0.0)
+        self.clip = self.squash_clip = self.ending = None
+        first, *others = shape
+        self.observations = *others, first  # images as layers have them, with their channels last
+        self._begin(np.moveaxis(np.arange(prod(shape)).reshape(self.observations), -1, 0))
+
+    def _begin(self, places):
+        """`places`: for each number, which output of the layer before it is, counted with the channels of images last."""
+        self.places, self.scale, self.offset = places, np.ones(places.size), np.zeros(places.size)
+
+    @property
+    def shape(self):
+        return self.places.shape
 
     def dense(self, kernel, bias=None):
         """x @ kernel [inputs, outputs] + bias [outputs]."""
-        self._go_on("a dense layer")
-        kernel = np.asarray(kernel, np.float64)
-        if len(self.shape) != 1 or kernel.ndim != 2 or len(kernel) != self.shape[0]:
+        self._settle("a dense layer")
+        kernel = np.asarray(kernel)
+        if len(self.shape) != 1 or kernel.ndim != 2 or len(kernel) != self.places.size:
             raise NotPlain(f"a product of {self.shape} and {kernel.shape}")
-        bias = np.zeros(kernel.shape[1]) if bias is None else np.broadcast_to(np.asarray(bias, np.float64), kernel.shape[1])
-        if self.before:
-            scale, offset = self.before
-            kernel, bias, self.before = kernel * scale[:, None], bias + offset @ kernel, None
-        if self.images:
-            kernel, self.images = channels_last(kernel, self.images), None
-        if self.layers and self.activations[-1] == "linear" and self.layers[-1][2] is None:
-            first, constant, _ = self.layers.pop()
-            kernel, bias = first @ kernel, constant @ kernel + bias
-            self.activations.pop()
-        self._add(kernel, bias, None)
-        self.shape = (kernel.shape[1],)
+        bias = np.broadcast_to(np.float32(0) if bias is None else np.asarray(bias), (1, kernel.shape[1]))[0]
+        if not self._in_order(self.places):
+            kernel = kernel[np.argsort(self.places)]
+        if not self._unchanged():
+            kernel = kernel.astype(np.float64)
+            kernel, bias = kernel * self.scale[:, None], bias + self.offset @ kernel
+        self.seen = self.seen or (self.scale, self.offset)
+        if self.layers and self.layers[-1].activation == "linear" and self.layers[-1].stride is None:
+            first, kernel = self.layers.pop(), kernel.astype(np.float64)
+            kernel, bias = first.kernel @ kernel, first.bias @ kernel + bias
+        self.layers.append(_Layer(kernel, bias, None))
+        self._begin(np.arange(len(bias)))
 
-    def convolution(self, kernel, bias=None, stride=1):
-        """A convolution without padding of [channels, height, width]; kernel [height, width, inputs, outputs]."""
-        self._go_on("a convolution")
-        kernel = np.asarray(kernel, np.float64)
-        if self.axes != (0, 1, 2) or kernel.ndim != 4 or any(layer[2] is None for layer in self.layers):
+    def convolution(self, kernel, bias=None, strides=(1, 1), dilations=(1,), groups=1, padded=False, channels=0):
+        """A convolution of images; kernel [height, width, inputs, outputs].
+
+        Args:
+            channels: axis of a sample's channels, 0 or -1.
+        """
+        self._settle("a convolution")
+        if padded or set(dilations) != {1} or groups != 1 or len(set(strides)) != 1:
+            raise NotPlain("a convolution with padding, dilation, groups or unequal strides")
+        kernel, stride = np.asarray(kernel), strides[0]
+        dense_before = self.layers and self.layers[-1].stride is None
+        if len(self.shape) != 3 or kernel.ndim != 4 or dense_before or not self._in_order(self.places, channels):
             raise NotPlain(f"a convolution of {self.shape}")
-        bias = np.zeros(kernel.shape[3]) if bias is None else np.asarray(bias, np.float64)
-        if self.before:
-            scale, offset = (self._of_channels(values) for values in self.before)
-            bias, self.before = bias + offset @ kernel.sum(axis=(0, 1)), None
-            kernel = kernel * scale[:, None]
-        self._add(kernel, bias, stride)
-        sides = ((side - size) // stride + 1 for side, size in zip(self.shape[1:], kernel.shape[:2], strict=True))
-        self.shape = (kernel.shape[3], *sides)
+        height, width, inputs = np.moveaxis(self.places, channels, -1).shape
+        bias = np.zeros(kernel.shape[3], np.float32) if bias is None else np.asarray(bias)
+        scale, offset = self._of_channels(inputs)
+        if not self.layers and (scale == scale[0]).all() and (offset == offset[0]).all():
+            self.image = scale[0], offset[0]  # an agent scales its frames, too: both are folded at once, or cancel
+        elif not self._unchanged():
+            kernel = kernel.astype(np.float64)
+            kernel, bias = kernel * scale[:, None], bias + offset @ kernel.sum(axis=(0, 1))
+        self.seen = self.seen or (self.scale, self.offset)
+        self.layers.append(_Layer(kernel, bias, stride))
+        sides = [(length - size) // stride + 1 for length, size in zip((height, width), kernel.shape, strict=False)]
+        self._begin(np.moveaxis(np.arange(prod(sides) * len(bias)).reshape(*sides, -1), -1, channels))
 
     def affine(self, scale=1.0, offset=0.0):
         """x · scale + offset, with numbers or arrays that broadcast against [batch, *shape]."""
         self._go_on("arithmetic")
-        scale, offset = self._of_elements(scale), self._of_elements(offset)
-        last = self.layers[-1] if self.layers and self.activations[-1] == "linear" and not self.before else None
-        if last and (last[2] is None or len(self.shape) == 3):
-            of_outputs = (lambda values: values) if last[2] is None else self._of_channels
-            last[:2] = last[0] * of_outputs(scale), last[1] * of_outputs(scale) + of_outputs(offset)
-            return
-        scale_before, offset_before = self.before or (1.0, 0.0)
-        self.before = scale_before * scale, offset_before * scale + offset
+        scale, offset = self._of_outputs(scale), self._of_outputs(offset)
+        self.scale, self.offset = self.scale * scale, self.offset * scale + offset
+        if self.clip is not None:
+            self.clip = np.sort(self.clip * scale + offset, axis=0)
+
+    def batch_norm(self, mean, variance, epsilon, scale=None, offset=None, channels=0):
+        """Batch normalisation by statistics [channels] of training, along a sample's axis `channels`."""
+        scale, offset = (1.0 if scale is None else scale), (0.0 if offset is None else offset)
+        mean, variance, scale, offset = (np.asarray(values, np.float64) for values in (mean, variance, scale, offset))
+        factor = scale / np.sqrt(variance + epsilon)
+        sides = np.ones(len(self.shape), int)
+        sides[channels] = -1
+        self.affine(factor.reshape(sides), (offset - mean * factor).reshape(sides))
 
     def activation(self, name):
-        """One of the stack's ACTIVATIONS."""
-        self._go_on(name)
-        if not self.layers or self.before or self.activations[-1] != "linear":
-            raise NotPlain(f"{name} that follows no layer")
-        self.activations[-1] = name
+        """One of the stack's ACTIVATIONS, or an ending over the last axis."""
+        if name in ("softmax", "log_softmax"):
+            return self.end(name)
+        if name == "hard_tanh":
+            return self.bounded(-1, 1)
+        if name == "linear":
+            return None
+        # A clip before tanh is part of the map of actions into their bounds.
+        clip, self.clip = (self.clip, None) if name == "tanh" else (None, self.clip)
+        self._settle(name)
+        self._absorb(name)
+        if clip is not None:
+            self.squash_clip = float(clip[1, 0])
+            if (clip != [[-self.squash_clip], [self.squash_clip]]).any():
+                raise NotPlain("Clip before tanh")
+        return None
 
-    def bounded(self, low, high):
-        """The values kept between two numbers: an activation of that name, or the bounds of actions."""
-        names = {(0, 6): "relu6", (-1, 1): "hard_tanh", (0, np.inf): "relu"}
-        if (low, high) in names:
-            return self.activation(names[low, high])
+    def bounded(self, low=None, high=None):
+        """The values kept between two numbers, of which None is no bound."""
+        low, high = -np.inf if low is None else float(low), np.inf if high is None else float(high)
+        if low == 0 and high in (6, np.inf):
+            return self.activation("relu6" if high == 6 else "relu")
+        if (low, high) == (-np.inf, np.inf):
+            return None
         self._go_on("Clip")
         if not self.layers:
             raise NotPlain("Clip of the observations")
-        self.clip = low, high
+        before = np.repeat([[-np.inf], [np.inf]], len(self.scale), axis=1) if self.clip is None else self.clip
+        self.clip = np.clip(before, low, high)
         return None
 
-    def flatten(self):
-        self._go_on("Flatten")
-        if len(self.shape) == 1:
-            return
-        if self.axes == (0, 1, 2) and self.layers:
-            self.images = self.shape
-        elif self.axes != tuple(range(len(self.shape))) and not (self.axes == (1, 2, 0) and self.layers):
-            raise NotPlain("Transpose before Flatten")
-        self.before = self.before and tuple(values.reshape(-1) for values in self.before)
-        self.shape = (prod(self.shape),)
-        self.axes = (0,)
-
     def reshape(self, shape):
-        """Another shape of the sample; one of a single axis flattens it."""
-        if self.ending == "argmax" or tuple(shape) == self.shape:
-            return
-        if len(shape) != 1:
-            raise NotPlain(f"Reshape to {tuple(shape)}")
-        self.flatten()
+        """Another shape of the sample, of which one side may be -1."""
+        self._reorder("a reshape", lambda: self.places.reshape(shape))
 
     def transpose(self, order):
-        """The sample's axes in another order."""
-        self._go_on("Transpose")
-        self.axes, self.shape = (tuple(values[axis] for axis in order) for values in (self.axes, self.shape))
-        self.before = self.before and tuple(values.transpose(order) for values in self.before)
+        """The axes, the batch's among them, in another order."""
+        if order[0] != 0:
+            raise NotPlain("a transpose of the batch")
+        self._reorder("a transpose", lambda: self.places.transpose([axis - 1 for axis in order[1:]]))
 
-    def end(self, ending):
+    def _reorder(self, what, reordered):
+        if self.ending == "argmax":  # which has left a single number
+            return
+        try:
+            places = reordered()
+        except ValueError:
+            raise NotPlain(f"{what} of {self.shape}") from None
+        if not np.array_equal(places, self.places):
+            self._go_on(what)
+        self.places = places
+
+    def end(self, ending, axis=-1):
         """softmax, log_softmax or argmax over the outputs, which choose the same action without it."""
         # Logarithms of probabilities give the same softmax again.
         if not (self.ending == "log_softmax" or (self.ending == "softmax" and ending == "argmax")):
             self._go_on(ending)
-        if len(self.shape) != 1:
-            raise NotPlain(f"{ending} of {self.shape}")
+        if len(self.shape) != 1 or axis not in (-1, 1):
+            raise NotPlain(f"{ending} of {self.shape} over axis {axis}")
         self.ending = ending
 
     def stack(self, settings):
@@ -136,65 +193,98 @@ class Chain:
         Raises:
             NotPlain: its end is none that this environment's policies have.
         """
-        if not self.layers or self.layers[-1][2] is not None:
-            raise NotPlain("no dense layer at the end")
-        bounds, shape = settings["bounds"], tuple(settings["observation_shape"])
-        low, high = (np.asarray(side, np.float32) for side in bounds or ((), ()))
-        last, squash = self.activations[-1], False
-        if bounds and last == "tanh" and not self.clip:
-            scale, offset = self.before or (np.ones(self.shape), np.zeros(self.shape))
-            low, high, last, squash = offset - scale, offset + scale, "linear", True
-        elif self.before:
+        if not self.layers or self.layers[-1].stride is not None:
+            raise NotPlain(reason="no dense layer at the end")
+        bounds, factors, actions = settings["bounds"], settings["factors"], settings["actions"]
+        if self.places.size != actions or not self._in_order(self.places):
+            raise NotPlain(reason="its outputs are reordered" if self.places.size == actions else f"{self.shape} outputs")
+        last, squash = self.layers[-1].activation, None
+        if bounds and last == "tanh":
+            last, squash = "linear", (self.scale, self.offset)
+        elif last == "linear":
+            self._absorb(last)
+        elif not self._unchanged():
             raise NotPlain(f"arithmetic after the last {last}")
-        # Evaluations keep actions within the bounds anyway.
-        clip = (-1, 1) if last == "hard_tanh" else self.clip
-        if clip and bounds and (low >= clip[0]).all() and (high <= clip[1]).all():
-            last = "linear"
-        elif self.clip:
-            raise NotPlain(f"Clip to {self.clip[0]:g} … {self.clip[1]:g}")
-        if last != "linear":
-            raise NotPlain(f"{last} after the last layer")
-        if self.ending and (bounds or settings["factors"]):
+        if last not in self.ends:
+            raise NotPlain(f"{last} after the last layer: its outputs pass {last}, and the agent's would not")
+        if self.ending and (bounds or (factors and self.ending == "argmax")):
             raise NotPlain(self.ending)
-        if self.shape != (settings["actions"],):
-            raise NotPlain(f"{self.shape[0]} outputs")
-        nvec = settings["factors"] or [settings["actions"]]
-        kind = "MultiDiscrete" if settings["factors"] else "Discrete"
-        actions = Space("Box", low.shape, low=low, high=high) if bounds else Space(kind, nvec=np.array(nvec))
-        if settings["factors"]:
-            actions = Space(kind, (len(nvec),), nvec=np.array(nvec))
-        singles = [(kernel.astype(np.float32), bias.astype(np.float32), stride) for kernel, bias, stride in self.layers]
-        convolutions = [layer for layer in singles if layer[2] is not None]
+        if self.clip is not None:  # to the bounds, within which evaluations keep actions anyway
+            (low, high), (least, most) = np.float32(self.clip), np.float32(bounds or [[-np.inf], [np.inf]])
+            if (least < low).any() or (most > high).any():
+                raise NotPlain(f"Clip to {low.max():g} … {high.min():g}")
+        if bounds:
+            space = Space("Box", (actions,), low=np.array(bounds[0]), high=np.array(bounds[1]))
+        elif factors:
+            space = Space("MultiDiscrete", (len(factors),), nvec=np.array(factors))
+        else:
+            space = Space("Discrete", nvec=np.array([actions]))
+        arrays = [(layer.kernel.astype(np.float32), layer.bias.astype(np.float32), layer.stride) for layer in self.layers]
+        scale, offset = self.image
         return Stack(
             algorithm="",
-            dense=[layer[:2] for layer in singles[len(convolutions) :]],
-            activations=[*self.activations[:-1], last],
-            observation_space=Space("Box", shape),
-            action_space=actions,
-            convolutions=convolutions,
-            channels_first=bool(convolutions),
-            squash=squash,
-            actions_as_given=True,
+            dense=[(kernel, bias) for kernel, bias, stride in arrays if stride is None],
+            activations=[*(layer.activation for layer in self.layers[:-1]), last],
+            observation_space=Space("Box", self.observations),
+            action_space=space,
+            convolutions=[layer for layer in arrays if layer[2] is not None],
+            image_scale=1 / scale,
+            image_offset=offset,
+            pre_squash_clip=self.squash_clip,
+            squash_map=squash,
         )
 
     def _go_on(self, what):
-        if self.ending or self.clip:
-            raise NotPlain(f"{what} after {self.ending or 'Clip'}")
+        if self.ending:
+            raise NotPlain(f"{what} after {self.ending}")
 
-    def _add(self, kernel, bias, stride):
-        self.layers.append([kernel, bias, stride])
-        self.activations.append("linear")
+    def _settle(self, what):
+        """Makes a clip the layer's hard_tanh, as a layer or an activation follows."""
+        self._go_on(what)
+        if self.squash_clip is not None:
+            raise NotPlain(f"{what} after Clip and tanh")
+        if self.clip is not None:
+            (low, high), self.clip = self.clip, None
+            half, middle = (high - low) / 2, (high + low) / 2
+            if not (np.isfinite(half) & (half > 0)).all():
+                raise NotPlain(f"{what} after Clip")
+            self.scale, self.offset = self.scale / half, (self.offset - middle) / half
+            self._absorb("hard_tanh")
+            self.scale, self.offset = half, middle
 
-    def _of_elements(self, values):
-        """Numbers for each element of a sample, float64 [*shape]."""
-        values = np.asarray(values, np.float64)
+    def _absorb(self, activation):
+        """Gives the last layer the affine map since, and this activation."""
+        if not self.layers:
+            raise NotPlain(f"{activation} that follows no layer")
+        layer = self.layers[-1]
+        if layer.activation != "linear":
+            raise NotPlain(f"{activation} after {layer.activation}")
+        if not self._unchanged():
+            scale, offset = self._of_channels(len(layer.bias))
+            layer.kernel, layer.bias = layer.kernel.astype(np.float64) * scale, layer.bias * scale + offset
+        layer.activation = activation
+        self._begin(self.places)
+
+    def _unchanged(self):
+        """Whether the affine map is none, but for the rounding of what cancels, such as x / 3 · 3."""
+        return (np.abs(self.scale - 1) < 1e-15).all() and not self.offset.any()
+
+    @staticmethod
+    def _in_order(places, channels=-1):
+        return np.array_equal(np.moveaxis(places, channels, -1).ravel(), np.arange(places.size))
+
+    def _of_outputs(self, values):
+        """Numbers for each element of a sample, as those of the outputs of the layer before, float64 [outputs]."""
+        numbers = np.empty(self.places.size)
         try:
-            return np.broadcast_to(values, (1, *self.shape))[0].copy()
+            numbers[self.places] = np.broadcast_to(np.asarray(values, np.float64), (1, *self.shape))[0]
         except ValueError:
-            raise NotPlain(f"arithmetic with {values.shape}") from None
+            raise NotPlain(f"arithmetic with {np.shape(values)}") from None
+        return numbers
 
-    def _of_channels(self, values):
-        """Numbers of each channel, of those of each element."""
-        if self.axes != (0, 1, 2) or np.ptp(values, axis=(1, 2)).any():
+    def _of_channels(self, channels):
+        """Scale and offset, of those of images' pixels, [pixels * channels], which all pixels must share."""
+        both = np.stack([self.scale, self.offset]).reshape(2, -1, channels)
+        if not np.array_equal(both, np.broadcast_to(both[:, :1], both.shape), equal_nan=True):
             raise NotPlain("arithmetic that differs from pixel to pixel")
-        return values[:, 0, 0]
+        return both[:, 0]

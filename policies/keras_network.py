@@ -1,4 +1,4 @@
-"""Keras networks as teachers: folded exactly where they are a stack of layers, and functions where they are more."""
+"""Keras networks: what their layers do, one after the other, and the network itself where it is taken as a function."""
 
 import functools
 import operator
@@ -10,13 +10,12 @@ import tensorflow as tf
 
 from pops.configs import ENVIRONMENTS
 from pops.model import LEAK
-from pops.policies.agent import agent_of
+from pops.policies.chain import Chain, NotPlain
 from pops.policies.functions import TeacherFunction
-from pops.policies.stack import ACTIVATIONS, Space, Stack
+from pops.policies.network import Network
+from pops.policies.stack import ACTIVATIONS
 from pops.support.errors import ConfigurationError
 from pops.support.networks import check_shapes
-
-TOLERANCE = 1e-4  # by which a folded network's outputs may differ, relative to the largest of them
 
 # Layers that do nothing outside training.
 _IDLE = tuple(
@@ -77,8 +76,8 @@ def refuse_other(network, kind, path):
         raise ConfigurationError(f"{path}: is a policy for {environment}, {network.name}, not for {kind.environment}")
 
 
-def read(network, kind, settings, path="the teacher"):
-    """A Keras network as an agent or, where its layers cannot be folded into one, as a function.
+def as_network(network, kind, settings, path="the teacher"):
+    """A Keras network as a Network.
 
     Args:
         network: keras.Model.
@@ -86,25 +85,24 @@ def read(network, kind, settings, path="the teacher"):
         settings: the configuration's group `model`.
         path: what an error's message calls it.
 
-    Returns:
-        DQNAgent of the same outputs (up to a softmax at the end), or KerasFunction.
-
     Raises:
         ConfigurationError: it takes or gives something else than a policy of this environment does.
     """
     shaped = _shaped(network, kind, settings, path)
-    try:
-        return _folded(shaped, kind, settings)
-    except ConfigurationError as error:
-        why = f"{path} is no plain stack of layers ({error})"
-        return KerasFunction(_values(shaped, settings), settings, kind.observation_type, why)
+    return Network(
+        name=str(path),
+        run=lambda observations: {"output": np.asarray(shaped(observations, training=False), np.float32)},
+        # Relu as in this project's own networks for CartPole.
+        chain=lambda _: _chain(shaped, Chain(settings["observation_shape"], ends=("linear", "relu"))),
+        function=lambda why: KerasFunction(_values(shaped, settings), settings, kind.observation_type, why),
+    )
 
 
 def played(network, kind, settings, path="the teacher"):
     """The network itself as it plays in the environment: as it is, if it takes the observations and gives values.
 
     Args, raises:
-        See `read`.
+        See `as_network`.
 
     Returns:
         keras.Model: [batch, *observation_shape] of the environment's type -> float32 [batch, actions], before any softmax.
@@ -184,10 +182,10 @@ def _steps(network):
         [(operation, its arguments, number of its input's axes without the batch)].
 
     Raises:
-        ConfigurationError: it is no chain.
+        NotPlain: it is no chain.
     """
     if getattr(network, "outputs", None) is None:
-        raise ConfigurationError(f"its class {type(network).__name__} is none of Keras's own")
+        raise NotPlain(reason=f"its class {type(network).__name__} is none of Keras's own")
     tensor, steps = network.outputs[0], []
     while True:
         operation, node, _ = tensor._keras_history
@@ -195,7 +193,7 @@ def _steps(network):
             return steps[::-1]
         arguments, tensors = (getattr(operation._inbound_nodes[node], name) for name in ("arguments", "input_tensors"))
         if len(tensors) != 1 or (isinstance(operation, keras.Model) and len(operation.outputs) != 1):
-            raise ConfigurationError(f"{_named(operation)} joins branches")
+            raise NotPlain(reason=f"{_named(operation)} joins branches")
         (tensor,) = tensors
         nested = isinstance(operation, keras.Model)
         steps += _steps(operation)[::-1] if nested else [(operation, arguments.args, len(tensor.shape) - 1)]
@@ -231,62 +229,59 @@ def _activation(operation):
     return name if known and function is keras.activations.get(name) else None
 
 
-def _elements(operation, arguments, axes):
-    """What an operation does, as [(method of _Folding, its arguments)]. Raises ConfigurationError if it has none."""
+def _chain(network, chain):
+    """A network's operations, put into a Chain."""
+    for operation, *more in _steps(network):
+        try:
+            _put(chain, operation, *more)
+        except NotPlain as error:
+            raise NotPlain(", ".join(filter(None, [_named(operation), error.first]))) from None
+    return chain
+
+
+def _put(chain, operation, arguments, axes):
+    """Puts a layer or operation into a Chain.
+
+    Args:
+        arguments: of its call.
+        axes: number of its input's axes without the batch.
+    """
     kind, layers = type(operation), keras.layers
     activation = _activation(operation)
     if isinstance(operation, _IDLE):
-        return []
-    if kind in (layers.Dense, layers.Conv2D) and activation:
-        kernel = np.asarray(operation.kernel)
-        bias = np.zeros(kernel.shape[-1], np.float32) if operation.bias is None else np.asarray(operation.bias)
-        linear = ("dense", kernel, bias) if kind is layers.Dense else ("convolution", kernel, bias, _stride(operation))
-        return [linear, ("activation", activation)]
-    if kind is layers.Flatten and operation.data_format == "channels_last":
-        return [("reorder", lambda places: places.reshape(-1))]
-    if kind is layers.Reshape:
-        return [("reorder", lambda places: places.reshape(operation.target_shape))]
-    if kind is layers.Permute:
-        return [("reorder", lambda places: places.transpose([axis - 1 for axis in operation.dims]))]
-    affine = _affine(operation, arguments, axes)
-    if affine is not None:
-        return [("affine", *affine)]
-    if activation and (kind in _ACTIVATION_LAYERS or not isinstance(operation, layers.Layer)):
-        return [("activation", activation)]
-    raise ConfigurationError(_named(operation))
+        return
+    if kind is layers.Dense and activation:
+        chain.dense(operation.kernel, operation.bias)
+    elif kind is layers.Conv2D and activation and operation.data_format == "channels_last":
+        settings = operation.strides, operation.dilation_rate, operation.groups, operation.padding != "valid"
+        chain.convolution(operation.kernel, operation.bias, *settings, channels=-1)
+    elif kind is layers.Flatten and operation.data_format == "channels_last":
+        chain.reshape(-1)
+    elif kind is layers.Reshape:
+        chain.reshape(operation.target_shape)
+    elif kind is layers.Permute:
+        chain.transpose((0, *operation.dims))
+    elif kind is layers.BatchNormalization and operation.axis in (-1, axes):
+        scale, offset = operation.gamma if operation.scale else None, operation.beta if operation.center else None
+        statistics = operation.moving_mean, operation.moving_variance, operation.epsilon
+        chain.batch_norm(*statistics, scale, offset, channels=-1)
+    elif (affine := _affine(operation, arguments)) is not None:
+        chain.affine(*affine)
+    elif not activation or not (kind in _ACTIVATION_LAYERS or not isinstance(operation, layers.Layer)):
+        raise NotPlain
+    if activation:
+        chain.activation(activation)
 
 
-def _stride(convolution):
-    """A convolution's stride. Raises ConfigurationError if it has more to it than a kernel and one stride."""
-    (stride, other), layer = convolution.strides, convolution
-    plain = layer.padding == "valid" and layer.groups == 1 and set(layer.dilation_rate) == {1}
-    if not plain or stride != other or layer.data_format != "channels_last":
-        raise ConfigurationError(f"{_named(layer)} has padding, dilation, groups, two strides or channels first")
-    return stride
-
-
-def _affine(operation, arguments, axes):
+def _affine(operation, arguments):
     """Scale and offset, float64, of a layer or operation that has one for each number; None for others."""
     kind, layers = type(operation), keras.layers
     if kind is layers.Rescaling:
         return np.asarray(operation.scale, np.float64), np.asarray(operation.offset, np.float64)
     if kind is layers.Normalization:
-        mean, variance = (np.asarray(array, np.float64) for array in (operation.mean, operation.variance))
-        mean, spread = (array[0] if array.ndim else array for array in (mean, np.sqrt(variance)))
+        mean, spread = np.asarray(operation.mean, np.float64), np.sqrt(np.asarray(operation.variance, np.float64))
         spread = np.maximum(spread, keras.config.epsilon())
         return (spread, mean) if operation.invert else (1 / spread, -mean / spread)
-    if kind is layers.BatchNormalization and operation.axis in (-1, axes):
-        mean, variance, gamma, beta = (
-            default if array is None else np.asarray(array, np.float64)
-            for array, default in (
-                (operation.moving_mean, 0.0),
-                (operation.moving_variance, 1.0),
-                (operation.gamma if operation.scale else None, 1.0),
-                (operation.beta if operation.center else None, 0.0),
-            )
-        )
-        scale = gamma / np.sqrt(variance + operation.epsilon)
-        return scale, beta - mean * scale
     calculate = None if isinstance(operation, layers.Layer) else _ARITHMETIC.get(kind.__name__)
     if calculate is None or (calculate is operator.truediv and not isinstance(arguments[0], keras.KerasTensor)):
         return None
@@ -296,211 +291,3 @@ def _affine(operation, arguments, axes):
         return calculate(*(value if isinstance(a, keras.KerasTensor) else np.asarray(a, np.float64) for a in arguments))
 
     return at(1.0) - at(0.0), at(0.0)
-
-
-# Folding
-
-
-def _folded(network, kind, settings):
-    """The agent of a network that is a stack of layers. Raises ConfigurationError, with what is not, for others."""
-    elements = [element for step in _steps(network) for element in _elements(*step)]
-    elements = [element for element in elements if element != ("activation", "linear")]
-    elements, squash, clip = _without_squash(elements, settings)
-    # Actions are drawn from the softmax of an agent's outputs, or are the largest, which is the same with and without.
-    if not settings["bounds"] and elements and elements[-1] in (("activation", "softmax"), ("activation", "log_softmax")):
-        elements = elements[:-1]
-    folding = _Folding(settings["observation_shape"])
-    for method, *arguments in elements:
-        getattr(folding, method)(*arguments)
-    agent = agent_of(_stack(folding, kind, settings, squash, clip), kind, settings, kind.environment)
-    _check_alike(agent, network, folding, settings)
-    return agent
-
-
-def _without_squash(elements, settings):
-    """The elements before the tanh that brings continuous actions into their bounds.
-
-    Returns:
-        the elements; "scale" and "offset" of the affine map after tanh, or None without a tanh; and the bound of a clip
-        before it as `model.squash_layers` writes one, or None.
-    """
-    last = len(elements)
-    while last and elements[last - 1][0] == "affine":
-        last -= 1
-    if not settings["bounds"] or not last or elements[last - 1] != ("activation", "tanh"):
-        return elements, None, None
-    scale, offset = np.ones(settings["actions"]), np.zeros(settings["actions"])
-    for _, by, plus in elements[last:]:
-        scale, offset = scale * by, offset * by + plus
-    clip, elements = None, elements[: last - 1]
-    before = elements[-3:]
-    if [name for name, *_ in before] == ["affine", "activation", "affine"] and before[1][1] == "hard_tanh":
-        (_, down, zero), _, (_, up, other) = before
-        if up.ndim == 0 and np.all(np.isclose(down * up, 1)) and not np.any(zero) and not np.any(other):
-            clip, elements = float(up), elements[:-3]
-    return elements, {"scale": scale.tolist(), "offset": offset.tolist()}, clip
-
-
-def _stack(folding, kind, settings, squash, clip):
-    """The Stack of a folding.
-
-    Args:
-        folding: after the last element.
-        squash, clip: see `_without_squash`.
-
-    Raises:
-        ConfigurationError: something after the last layer with weights does not fold into it.
-    """
-    layers, end = folding.layers, folding.places
-    if not layers or end.ndim != 1 or (end != np.arange(end.size)).any():
-        raise ConfigurationError("its outputs are reordered" if layers else "no layer with weights")
-    if (folding.scale != 1).any() or folding.offset.any():
-        raise ConfigurationError(f"its outputs are scaled after {layers[-1]['activation']}")
-    if layers[-1]["activation"] not in ("linear", "relu"):
-        raise ConfigurationError(f"its outputs pass {layers[-1]['activation']}")
-    arrays = [tuple(layer[name].astype(np.float32) for name in ("kernel", "bias")) for layer in layers]
-    images = sum("stride" in layer for layer in layers)
-    shapes = tuple((len(layer["kernel"]), layer["stride"]) for layer in layers[:images])
-    if images and shapes != getattr(kind, "convolutions", shapes):
-        raise ConfigurationError(f"its convolutions have the sizes and strides {shapes}, the paper's {kind.convolutions}")
-    first, *others = settings["observation_shape"]
-    bounds, factors = settings["bounds"], settings["factors"]
-    if bounds:
-        actions = Space("Box", (settings["actions"],), low=np.array(bounds[0]), high=np.array(bounds[1]))
-    else:
-        actions = Space(
-            *(("MultiDiscrete", (len(factors),)) if factors else ("Discrete", ())),
-            nvec=np.array(factors or [settings["actions"]]),
-        )
-    scale, offset = folding.image
-    return Stack(
-        algorithm="Keras",
-        dense=arrays[images:],
-        activations=[layer["activation"] for layer in layers],
-        observation_space=Space("Box", (*others, first)),
-        action_space=actions,
-        convolutions=[(*layer, stride) for layer, (_, stride) in zip(arrays, shapes, strict=False)],
-        image_scale=1 / scale,
-        image_offset=offset,
-        pre_squash_clip=clip,
-        squash=bool(squash),
-        squash_map=squash,
-    )
-
-
-def _check_alike(agent, network, folding, settings):
-    """Raises ConfigurationError if the agent's outputs are others than the network's, which would be an error here, or
-    where numbers cancel in float32."""
-    generator, shape = np.random.default_rng(0), settings["observation_shape"]
-    if agent.observation_type == "uint8":
-        noise = generator.integers(256, size=(8, *shape))
-        batches = [noise, noise // 64 + 90, np.full((1, *shape), 255), np.zeros((1, *shape))]
-    else:
-        noise = generator.normal(size=(64, *shape))
-        scale, offset = (numbers.reshape(shape) for numbers in folding.seen)
-        # As its first layer was made for, and as they are; then far out, where all units are on or off.
-        batches = [(noise - offset) / np.where(scale, scale, 1), noise, np.zeros((1, *shape)), 100 * noise]
-    softmax, errors, usual = _ends_with_softmax(network) and not settings["bounds"], [], 1e-30
-    for batch in batches:
-        batch = batch.astype(agent.observation_type)
-        expected, outputs = np.asarray(network(batch, training=False), np.float64), np.asarray(agent.network(batch))
-        if softmax:
-            outputs = np.asarray(tf.nn.softmax(outputs))
-        # A network without biases gives 0 for zeros, so that an error there is compared with the outputs elsewhere.
-        usual = max(usual, np.abs(expected).max())
-        errors.append(np.abs(outputs - expected).max() / usual)
-    if not np.max(errors) <= TOLERANCE:  # nor where one is no number
-        raise ConfigurationError(f"folded, its outputs would differ by {np.max(errors):.2g} of the largest")
-
-
-class _Folding:
-    """Goes through a network's elements and leaves layers with weights alone.
-
-    Between two such layers it keeps how the numbers lie and which affine map they have passed since. A map goes into the
-    layer before if no activation follows that, else into the next one, in float64. Arrays that nothing changes stay as they
-    are, to the bit.
-
-    Args:
-        shape: of an observation.
-
-    Attributes:
-        layers: a dictionary for each layer with weights.
-        places: for each number, which output of the layer before it is, counted with the channels of images last.
-        scale, offset: float64 [outputs of the layer before], the affine map since.
-        seen: scale and offset of the observations.
-    """
-
-    def __init__(self, shape):
-        self.layers, self.seen, self.image = [], None, (1.0, 0.0)
-        self._begin(np.arange(prod(shape)).reshape(shape))
-
-    def _begin(self, places):
-        self.places, self.scale, self.offset = places, np.ones(places.size), np.zeros(places.size)
-
-    @property
-    def open(self):
-        """Whether a layer came before, and no activation after it."""
-        return bool(self.layers) and self.layers[-1]["activation"] == "linear"
-
-    def reorder(self, function):
-        self.places = function(self.places)
-
-    def activation(self, name):
-        if self.open:
-            self.layers[-1]["activation"] = name
-        elif name != "linear":
-            raise ConfigurationError(f"{name} without a layer of weights before it")
-
-    def affine(self, scale, offset):
-        scales, offsets = np.ones(self.places.size), np.zeros(self.places.size)
-        scales[self.places] = np.broadcast_to(scale, self.places.shape)
-        offsets[self.places] = np.broadcast_to(offset, self.places.shape)
-        if self.open:
-            layer, units = self.layers[-1], len(self.layers[-1]["bias"])
-            scales, offsets = self._of_channels(scales, units), self._of_channels(offsets, units)
-            layer["kernel"] = layer["kernel"].astype(np.float64) * scales
-            layer["bias"] = layer["bias"].astype(np.float64) * scales + offsets
-        else:
-            self.scale, self.offset = self.scale * scales, self.offset * scales + offsets
-
-    def _of_channels(self, numbers, channels):
-        """Numbers of images' pixels, [pixels * channels], as those of the channels, which all pixels must share."""
-        rows = numbers.reshape(-1, channels)
-        if (rows != rows[0]).any():
-            raise ConfigurationError("its images' pixels are scaled differently")
-        return rows[0]
-
-    def dense(self, kernel, bias):
-        if self.places.ndim != 1:
-            raise ConfigurationError("a dense layer sees images or several axes")
-        if (self.places != np.arange(self.places.size)).any():
-            kernel = kernel[np.argsort(self.places)]
-        self._add(kernel, bias, self.scale, self.offset, self.scale[:, None], self.offset @ kernel)
-        self._begin(np.arange(len(bias)))
-
-    def convolution(self, kernel, bias, stride):
-        if self.places.ndim != 3:
-            raise ConfigurationError("a convolution sees no images")
-        height, width, channels = self.places.shape
-        images = np.arange(self.places.size)
-        if self.layers:
-            images = images.reshape(height, width, channels)
-        else:  # frames, which lie behind one another
-            images = images.reshape(channels, height, width).transpose(1, 2, 0)
-        if (self.places != images).any():
-            raise ConfigurationError("a convolution sees reordered images")
-        scale, offset = (self._of_channels(numbers[images].ravel(), channels) for numbers in (self.scale, self.offset))
-        if not self.layers and (scale == scale[0]).all() and (offset == offset[0]).all():
-            # An agent scales its frames, too: both are folded at once, or cancel.
-            self.image, scale, offset = (scale[0], offset[0]), np.ones(channels), np.zeros(channels)
-        self._add(kernel, bias, scale, offset, scale[:, None], np.einsum("hwco,c->o", kernel, offset), stride=stride)
-        rows, columns = ((length - size) // stride + 1 for length, size in zip((height, width), kernel.shape, strict=False))
-        self._begin(np.arange(rows * columns * len(bias)).reshape(rows, columns, len(bias)))
-
-    def _add(self, kernel, bias, scale, offset, factor, constant, **more):
-        self.seen = self.seen or (self.scale, self.offset)
-        if (scale != 1).any():
-            kernel = kernel.astype(np.float64) * factor
-        if offset.any():
-            bias = bias + constant
-        self.layers.append({"kernel": kernel, "bias": bias, "activation": "linear", **more})

@@ -10,6 +10,8 @@ from pops.policies.chain import NotPlain
 from pops.policies.functions import TeacherFunction
 from pops.support.errors import ConfigurationError
 
+TOLERANCE = 1e-4  # by which an agent's outputs may differ from the network's, relative to the largest of them
+
 ROWS = 3  # observations on which the outputs' shapes are seen; no other axis is likely to have as many
 
 LEAST = 1e-8  # probability whose logarithm is still taken
@@ -25,6 +27,7 @@ class Network:
         chain: name of an output -> Chain. Raises NotPlain.
         takes: shape of the observations that it says it takes, for messages; None if it does not.
         remark: what else is to be said of how it is run.
+        function: why it is no agent, in words -> TeacherFunction; None: of what `run` gives.
     """
 
     name: str
@@ -32,6 +35,7 @@ class Network:
     chain: Callable
     takes: tuple | None = None
     remark: str = ""
+    function: Callable | None = None
 
 
 def policy_of(network, kind, settings, environment):
@@ -55,12 +59,12 @@ def policy_of(network, kind, settings, environment):
     try:
         chain = network.chain(output)
         agent = agent_of(chain.stack(settings), kind, settings, environment)
-        _compare(agent, chain, lambda observations: network.run(observations)[output], settings)
+        _compare(agent, chain, lambda observations: network.run(observations)[output])
         return agent
-    except NotPlain as reason:
-        why = f"first: {reason}"
-    except ConfigurationError as error:  # layers of which PoPS has no agent
-        why = str(error)
+    except ConfigurationError as error:  # NotPlain, or layers of which PoPS has no agent
+        why = f"{network.name} is no plain stack of layers ({error})"
+    if network.function:
+        return network.function(why)
     samples = np.concatenate(_samples(kind, settings))
     probabilities = not integers and _are_probabilities(network.run(samples)[output], settings)
 
@@ -72,8 +76,7 @@ def policy_of(network, kind, settings, environment):
 
     remarks = [network.remark, "its integer actions become one-hot values" if integers else ""]
     remarks.append("its probabilities become their logarithms" if probabilities else "")
-    why = "; ".join([f"{network.name} is no plain stack of layers ({why})", *filter(None, remarks)])
-    return TeacherFunction(values, settings, kind.observation_type, why)
+    return TeacherFunction(values, settings, kind.observation_type, "; ".join([why, *filter(None, remarks)]))
 
 
 def _output(network, kind, settings, environment):
@@ -105,32 +108,43 @@ def _output(network, kind, settings, environment):
     )
 
 
-def _samples(kind, settings):
-    """Observations of sensible scales: a list of [batch, *observation_shape]."""
-    generator, shape = np.random.default_rng(0), settings["observation_shape"]
+def _samples(kind, settings, scale=1.0, offset=0.0):
+    """Observations of sensible scales and at the edges, usual ones first: a list of [batch, *observation_shape].
+
+    Args:
+        scale, offset: [inputs], of the map before the network's first layer, which was made for what that brings to 0 ± 1.
+    """
+    generator, shape = np.random.default_rng(0), tuple(settings["observation_shape"])
     if kind.observation_type == "uint8":
-        return [generator.integers(0, 256, size=(16, *shape), dtype=np.uint8)]
-    return [(scale * generator.normal(size=(64, *shape))).astype(np.float32) for scale in (0.1, 1, 10, 100)]
+        noise = generator.integers(256, size=(16, *shape), dtype=np.uint8)
+        return [noise, noise // 64 + np.uint8(90), *(np.full((1, *shape), level, np.uint8) for level in (255, 0))]
+    noise = generator.normal(size=(64, *shape))
+    made_for = (noise.reshape(64, -1) - offset) / np.where(scale, scale, 1)
+    # Far out, all units are on or off.
+    batches = [made_for.reshape(noise.shape), *(factor * noise for factor in (1, 0.1, 10, 100)), np.zeros((1, *shape))]
+    return [batch.astype(np.float32) for batch in batches]
 
 
-def _compare(agent, chain, run, settings):
-    """Raises NotPlain unless an agent does what a network does, on observations of each scale."""
-    for observations in _samples(type(agent), settings):
-        expected, outputs = run(observations), agent.played(observations).numpy().astype(np.float64)
-        if chain.ending == "argmax":
-            expected, outputs = expected.reshape(-1), outputs.argmax(axis=1)
-            same = np.mean(expected == outputs) > 0.95  # ties may fall otherwise
-        else:
-            if chain.ending:
-                outputs = outputs - outputs.max(axis=1, keepdims=True)
-                outputs -= np.log(np.exp(outputs).sum(axis=1, keepdims=True))
-                outputs = np.exp(outputs) if chain.ending == "softmax" else outputs
-            if settings["bounds"]:
-                outputs, expected = (np.clip(values, *settings["bounds"]) for values in (outputs, expected))
-            with np.errstate(invalid="ignore"):  # of what is infinite, which no stack's outputs are
-                same = np.abs(outputs - expected).max() <= 1e-3 * max(np.abs(expected).max(), 1e-3)
-        if not same:
-            raise NotPlain("its layers alone give other outputs")
+def _compare(agent, chain, run):
+    """Raises NotPlain unless an agent gives a network's outputs: where numbers cancel in float32, or a reader is wrong."""
+    errors, usual = [], 1e-30
+    for observations in _samples(type(agent), agent.settings, *chain.seen):
+        expected, outputs = run(observations), np.asarray(agent.played(observations), np.float64)
+        if chain.ending == "argmax":  # the agent's value of that action must be its largest, but for rounding
+            chosen, expected, outputs = expected.reshape(-1, 1), outputs, outputs.copy()
+            np.put_along_axis(outputs, chosen, outputs.max(axis=1, keepdims=True), axis=1)
+        elif chain.ending:
+            outputs = outputs - outputs.max(axis=1, keepdims=True)
+            outputs -= np.log(np.exp(outputs).sum(axis=1, keepdims=True))
+            outputs = np.exp(outputs) if chain.ending == "softmax" else outputs
+        elif chain.clip is not None:
+            outputs = np.clip(outputs, *chain.clip)
+        # A network without biases gives 0 for zeros, so that an error there is compared with the outputs elsewhere.
+        usual = max(usual, np.abs(expected).max())
+        with np.errstate(invalid="ignore"):  # of what is infinite, which no stack's outputs are
+            errors.append(np.abs(outputs - expected).max() / usual)
+    if not np.max(errors) <= TOLERANCE:  # nor where one is no number
+        raise NotPlain(reason=f"folded, its outputs would differ by {np.max(errors):.2g} of the largest")
 
 
 def _are_probabilities(outputs, settings):

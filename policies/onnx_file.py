@@ -90,10 +90,17 @@ def open_network(path, settings):
             name: np.concatenate([np.atleast_1d(result[index]) for result in results]) for index, name in enumerate(names)
         }
 
+    def chain(output):
+        begun = Chain(settings["observation_shape"])
+        if images_last:
+            begun.transpose((0, 2, 3, 1))
+        begun.reshape(shape)
+        return _chain(graph, entry.name, output, begun)
+
     return Network(
         name=str(path),
         run=run,
-        chain=lambda output: _chain(graph, entry.name, output, Chain(shape, images_last)),
+        chain=chain,
         takes=shape,
         remark="it takes one observation at a time: a dynamic batch axis would be faster" if batch == 1 else "",
     )
@@ -194,7 +201,7 @@ def _put(chain, node, attributes, arguments, comes_first):
         comes_first: whether the chain's is the first.
     """
     kind, get = node.op_type, attributes.get
-    other = next((value for value in arguments if value is not None), None)
+    other, optional = next((value for value in arguments if value is not None), None), [*arguments[1:], None, None]
     if kind in _ACTIVATIONS:
         name, wanted = _ACTIVATIONS[kind]
         for key, (value, default) in wanted.items():
@@ -202,49 +209,35 @@ def _put(chain, node, attributes, arguments, comes_first):
             if found != value if isinstance(value, bytes) else not np.isclose(found, value, atol=1e-5):
                 raise NotPlain(f"{kind} with {key}={found}")
         chain.activation(name)
-    elif kind in ("Gemm", "MatMul") and comes_first and not get("transA", 0) and arguments[1] is not None:
-        kernel = get("alpha", 1.0) * (arguments[1].T if get("transB", 0) else arguments[1])
-        chain.dense(kernel, get("beta", 1.0) * arguments[2] if len(arguments) > 2 and arguments[2] is not None else None)
-    elif kind == "Conv" and comes_first:
-        _put_convolution(chain, get, arguments)
+    elif kind in ("Gemm", "MatMul") and comes_first and not get("transA", 0) and optional[0] is not None:
+        kernel = get("alpha", 1.0) * (optional[0].T if get("transB", 0) else optional[0])
+        chain.dense(kernel, None if optional[1] is None else get("beta", 1.0) * optional[1])
+    elif kind == "Conv" and comes_first and optional[0] is not None and optional[0].ndim == 4:
+        padded = any(get("pads", [0])) or get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")
+        more = get("strides", [1, 1]), get("dilations", [1]), get("group", 1), padded
+        chain.convolution(optional[0].transpose(2, 3, 1, 0), optional[1], *more)
     elif kind in ("Add", "Sub", "Mul", "Div") and other is not None:
         _put_arithmetic(chain, kind, other, comes_first)
     elif kind == "BatchNormalization" and not get("training_mode", 0):
-        scale, offset, mean, variance = (np.asarray(value, np.float64) for value in arguments[1:5])
-        scale = scale / np.sqrt(variance + get("epsilon", 1e-5))
-        sides = (-1, *[1] * (len(chain.shape) - 1))
-        chain.affine(scale.reshape(sides), (offset - mean * scale).reshape(sides))
-    elif kind == "Clip":
-        low, high = [*arguments[1:], None, None][:2]  # attributes before version 11
-        low, high = get("min", low), get("max", high)
-        chain.bounded(-np.inf if low is None else float(low), np.inf if high is None else float(high))
+        scale, offset, mean, variance = arguments[1:5]
+        chain.batch_norm(mean, variance, get("epsilon", 1e-5), scale, offset)
+    elif kind == "Clip":  # whose bounds are attributes before version 11
+        chain.bounded(get("min", optional[0]), get("max", optional[1]))
     elif kind == "Flatten" and get("axis", 1) == 1:
-        chain.flatten()
+        chain.reshape(-1)
     elif kind == "Reshape" and comes_first:
         # A shape that is computed keeps the batch, and then joins all; the outputs are compared anyway.
         target = [0, -1] if arguments[1] is None else arguments[1].tolist()
-        chain.reshape(_resolved(target[1:], chain.shape))
+        chain.reshape([chain.shape[place] if side == 0 else side for place, side in enumerate(target[1:])])
     elif kind == "Squeeze" and chain.ending == "argmax":
         pass
-    elif kind == "Transpose" and get("perm", [1])[0] == 0:
-        chain.transpose([axis - 1 for axis in get("perm")[1:]])
-    elif kind in ("Softmax", "LogSoftmax") and get("axis", -1) in (-1, 1):
-        chain.end({"Softmax": "softmax", "LogSoftmax": "log_softmax"}[kind])
-    elif kind == "ArgMax" and get("axis", 0) in (-1, 1):
-        chain.end("argmax")
+    elif kind == "Transpose" and "perm" in attributes:
+        chain.transpose(get("perm"))
+    elif kind in ("Softmax", "LogSoftmax", "ArgMax"):
+        ending = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "ArgMax": "argmax"}[kind]
+        chain.end(ending, get("axis", 0 if kind == "ArgMax" else -1))
     elif kind not in ("Identity", "Dropout", "Cast"):
         raise NotPlain(kind)
-
-
-def _put_convolution(chain, get, arguments):
-    kernel, strides = arguments[1], get("strides", [1, 1])
-    bias = arguments[2] if len(arguments) > 2 else None
-    padded = any(get("pads", [0])) or get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")
-    if kernel is None or kernel.ndim != 4 or padded or get("group", 1) != 1 or set(get("dilations", [1])) != {1}:
-        raise NotPlain("Conv with padding, groups or dilations" if padded else "Conv")
-    if len(set(strides)) != 1:
-        raise NotPlain(f"Conv with strides {strides}")
-    chain.convolution(kernel.transpose(2, 3, 1, 0), bias, strides[0])
 
 
 def _put_arithmetic(chain, kind, other, comes_first):
@@ -259,12 +252,3 @@ def _put_arithmetic(chain, kind, other, comes_first):
         chain.affine(scale=1 / other)
     else:
         raise NotPlain("Div of a constant")
-
-
-def _resolved(target, shape):
-    """A target of Reshape without its batch, 0 and -1 replaced by what they stand for."""
-    sides = [shape[index] if side == 0 and index < len(shape) else side for index, side in enumerate(target)]
-    if -1 in sides:
-        rest = int(np.prod([side for side in sides if side != -1]))
-        sides[sides.index(-1)] = int(np.prod(shape)) // max(rest, 1)
-    return sides

@@ -214,7 +214,7 @@ def _stack(data, weights):
         image_scale=255.0 if is_image and _option(options, "normalize_images", True) else 1.0,
         observation_encoding=None if observations.nvec is None else "one_hot",
         pre_squash_clip=_clip(kind, layers[-1], options),
-        squash=_squash(kind, name, options, actions),
+        squash_map=_squash_map(kind, name, options, actions),
     )
 
 
@@ -277,14 +277,15 @@ def _clip(kind, head, options):
     return float(options.get("clip_mean", 2.0)) if head == "actor.mu.0" and head in kind.heads else None
 
 
-def _squash(kind, name, options, actions):
-    """Whether tanh and the affine map to the bounds follow the last layer."""
+def _squash_map(kind, name, options, actions):
+    """Scale and offset of the map from tanh's -1 to 1 to the bounds of the actions, or None where no tanh follows."""
     default = kind.squash and name != "ARSLinearPolicy"
     if actions.kind != "Box" or not _option(options, "squash_output", default):
-        return False
+        return None
     if not np.isfinite([actions.low, actions.high]).all():
         raise ConfigurationError(f"its actions pass tanh and are mapped to their bounds, which are not finite: {actions}")
-    return True
+    half = (actions.high - actions.low) / 2
+    return half, actions.low + half
 
 
 # Its spaces

@@ -109,11 +109,8 @@ class Stack:
         image_scale: by which observations are divided; image_offset: what is added then.
         observation_encoding: "one_hot" for Discrete and MultiDiscrete observations, else None.
         pre_squash_clip: the outputs are clipped to ±this first, or None.
-        squash: whether tanh and then the affine map to the action space's bounds follow the last layer. Without,
-            continuous actions are clipped to the bounds.
-        actions_as_given: whether continuous actions are the environment's own, whatever their bounds; otherwise the bounds
-            here are mapped to the environment's.
-        squash_map: "scale" and "offset" of the map, lists [actions], where it is another one.
+        squash_map: scale and offset, [*action_space.shape], of the affine map that follows the last layer and tanh. None:
+            continuous actions are clipped to the bounds instead.
     """
 
     algorithm: str
@@ -127,9 +124,12 @@ class Stack:
     image_offset: float = 0.0
     observation_encoding: str | None = None
     pre_squash_clip: float | None = None
-    squash: bool = False
-    actions_as_given: bool = False
-    squash_map: dict | None = None
+    squash_map: tuple | None = None
+
+    @property
+    def squash(self):
+        """Whether continuous actions pass tanh."""
+        return self.squash_map is not None
 
     @property
     def input_shape(self):
@@ -182,7 +182,8 @@ class Stack:
         if self.pre_squash_clip is not None:
             outputs = np.clip(outputs, -self.pre_squash_clip, self.pre_squash_clip)
         if self.squash:
-            return space.low + 0.5 * (np.tanh(outputs) + 1) * (space.high - space.low)
+            scale, offset = self.squash_map
+            return np.tanh(outputs) * scale + offset
         return np.clip(outputs, space.low, space.high)
 
     def refuse_shape(self, shape, environment):

@@ -59,7 +59,7 @@ def load_teacher(teacher, environment, settings, normalizer=None):
         check_keras(teacher, what)
     network, path = (teacher, "the teacher") if what is None else (read_network(teacher), teacher)
     keras_network.refuse_other(network, kind, path)
-    return keras_network.read(network, kind, settings, path)
+    return policy_of(keras_network.as_network(network, kind, settings, path), kind, settings, environment)
 
 
 def check_keras(path, what):
@@ -186,6 +186,6 @@ def read_policy(path, environment=None, assignments=(), normalizer=None):
         raise ConfigurationError(f"{path}: does not name its environment; give it with --env")
     config = configuration_of(environment, assignments=assignments)
     kind = agents_of(environment).teacher
-    agent = keras_network.read(network, kind, config["model"], path)
+    agent = policy_of(keras_network.as_network(network, kind, config["model"], path), kind, config["model"], environment)
     # It plays as it is in the file: folded, its outputs are rounded differently.
     return Policy(keras_network.played(network, kind, config["model"], path), environment, config, agent)

@@ -264,20 +264,18 @@ def _only(chain, name, fits, kind):
 
 
 def _put_convolution(chain, values, transposed=False):
-    kernel, bias, stride, padding, dilation = values[1:6]
+    kernel, bias, strides, padding, dilations = values[1:6]
+    if transposed or kernel is None or kernel.ndim != 4:
+        raise NotPlain("a convolution of another kind")
     groups = values[8] if len(values) > 8 else values[6]
-    if transposed or kernel is None or np.any(padding) or set(dilation) != {1} or groups != 1 or len(set(stride)) != 1:
-        raise NotPlain("a convolution with padding, dilation, groups or unequal strides")
-    chain.convolution(kernel.transpose(2, 3, 1, 0), bias, stride[0])
+    chain.convolution(kernel.transpose(2, 3, 1, 0), bias, strides, dilations, groups, np.any(padding))
 
 
 def _put_normalisation(chain, values):
     scale, offset, mean, variance, training, _, epsilon = values[1:8]
     if training or mean is None:
         raise NotPlain("batch_norm by the batch's own statistics")
-    factor = (1.0 if scale is None else scale) / np.sqrt(variance.astype(np.float64) + epsilon)
-    sides = (-1, *[1] * (len(chain.shape) - 1))
-    chain.affine(factor.reshape(sides), ((0.0 if offset is None else offset) - mean * factor).reshape(sides))
+    chain.batch_norm(mean, variance, epsilon, scale, offset)
 
 
 def _put_sum(chain, values, place):
@@ -296,15 +294,13 @@ def _put_reshape(chain, values):
     target = values[1][1:]
     if any(side is None for side in target):
         raise NotPlain("a shape that is computed")
-    if -1 in target:
-        target[target.index(-1)] = int(np.prod(chain.shape)) // max(1, int(np.prod([n for n in target if n != -1])))
     chain.reshape(target)
 
 
 def _put_flatten(chain, values):
     if values[1] != 1 or values[2] not in (-1, len(chain.shape)):
         raise NotPlain("flatten of other axes")
-    chain.flatten()
+    chain.reshape(-1)
 
 
 def _put_addmm(chain, values, place):
@@ -312,23 +308,6 @@ def _put_addmm(chain, values, place):
     if place != 1:
         raise NotPlain("addmm")
     chain.dense(alpha * _number(kernel), beta * _number(bias))
-
-
-def _put_end(chain, values, kind):
-    if values[1] not in (-1, 1):
-        raise NotPlain(f"{kind} over another axis")
-    chain.end(kind)
-
-
-def _put_bounds(chain, values):
-    low, high = values[1:3]
-    chain.bounded(-np.inf if low is None else float(low), np.inf if high is None else float(high))
-
-
-def _put_permutation(chain, values):
-    if values[1][0] != 0:
-        raise NotPlain("permute of the batch")
-    chain.transpose([axis - 1 for axis in values[1][1:]])
 
 
 # Operators: what puts them into the chain, given their arguments and which of these is the chain's.
@@ -350,13 +329,13 @@ _WAYS = {
     "celu": lambda chain, v, _: _only(chain, "celu", v[1] == 1.0, "celu"),
     "gelu": lambda chain, v, _: _only(chain, "gelu", v[1] == "none", "gelu"),
     "softplus": lambda chain, v, _: _only(chain, "softplus", v[1:3] == [1, 20], "softplus"),
-    "hardtanh": lambda chain, v, _: _put_bounds(chain, v),
-    "clamp": lambda chain, v, _: _put_bounds(chain, v),
+    "hardtanh": lambda chain, v, _: chain.bounded(*v[1:3]),
+    "clamp": lambda chain, v, _: chain.bounded(*v[1:3]),
     "flatten": lambda chain, v, _: _put_flatten(chain, v),
     "reshape": lambda chain, v, _: _put_reshape(chain, v),
     "view": lambda chain, v, _: _put_reshape(chain, v),
-    "permute": lambda chain, v, _: _put_permutation(chain, v),
-    "softmax": lambda chain, v, _: _put_end(chain, v, "softmax"),
-    "log_softmax": lambda chain, v, _: _put_end(chain, v, "log_softmax"),
-    "argmax": lambda chain, v, _: _put_end(chain, v, "argmax"),
+    "permute": lambda chain, v, _: chain.transpose(v[1]),
+    "softmax": lambda chain, v, _: chain.end("softmax", v[1]),
+    "log_softmax": lambda chain, v, _: chain.end("log_softmax", v[1]),
+    "argmax": lambda chain, v, _: chain.end("argmax", v[1]),
 }

@@ -199,6 +199,15 @@ def test_tanh_and_a_rescaling_at_the_end_are_the_bounds_of_actions(tmp_path):
         assert array.tobytes() == written.tobytes()
 
 
+def test_dense_layers_without_an_activation_between_are_multiplied():
+    network = stack(
+        [4], layers.Dense(3), layers.Rescaling(2.0, 1.0), layers.Dense(5, "relu"), layers.Dense(6), layers.Dense(2)
+    )
+    agent = load_teacher(network, "CartPole-v1", CARTPOLE)
+    check_same(agent, network(observations(4)), observations(4))
+    assert agent.widths == (5,)
+
+
 def test_relu_at_the_end_stays():
     network = stack([4], layers.Dense(5, "relu"), layers.Dense(2, "relu"))
     agent = load_teacher(network, "CartPole-v1", CARTPOLE)

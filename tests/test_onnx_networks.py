@@ -96,6 +96,15 @@ STACKS = {
     "leaky": [HIDDEN[0], node("LeakyRelu", "x", alpha=0.01), HIDDEN[2]],
     "silu": [HIDDEN[0], node("Sigmoid", "x"), node("Mul", "0", "x"), HIDDEN[2]],
     "relu6": [HIDDEN[0], node("Clip", "x", np.float32(0), np.float32(6)), HIDDEN[2]],
+    "clipped": [HIDDEN[0], node("Clip", "x", np.float32(-2), np.float32(3)), HIDDEN[2]],
+    "in another order": [
+        *HIDDEN[:2],
+        node("Reshape", "x", np.array([-1, 2, 3])),
+        node("Transpose", "x", perm=[0, 2, 1]),
+        node("Mul", "x", np.float32([[1, 2], [3, 4], [5, 6]])),
+        node("Flatten", "x"),
+        HIDDEN[2],
+    ],
     "linear": [gemm(4, 2)],
     "reshaped": [node("Reshape", "x", np.array([-1, 4])), *HIDDEN],
 }
@@ -141,6 +150,16 @@ def test_continuous_actions_keep_their_tanh_and_scale(tmp_path):
     agent = load_teacher(path, "Pendulum-v1", SETTINGS["Pendulum-v1"])
     assert agent.settings["squash"] == {"clip": None, "scale": [1.5], "offset": [0.25]}
     np.testing.assert_allclose(agent.played(observations(3)), reference(path, observations(3)), atol=1e-5)
+
+
+def test_a_clip_before_tanh_is_kept_and_one_to_the_bounds_behind_it_left_out(tmp_path):
+    nodes = [gemm(3, 6), node("Relu", "x"), gemm(6, 1, 1), node("Clip", "x", np.float32(-0.5), np.float32(0.5))]
+    nodes += [node("Tanh", "x"), node("Mul", "x", np.float32(3)), node("Clip", "x", np.float32(-2), np.float32(2))]
+    path = model(tmp_path / "a.onnx", nodes, (3,))
+    agent = load_teacher(path, "Pendulum-v1", SETTINGS["Pendulum-v1"])
+    assert agent.settings["squash"] == {"clip": 0.5, "scale": [3.0], "offset": [0.0]}
+    actions = np.clip(agent.played(observations(3)), -2, 2)
+    np.testing.assert_allclose(actions, reference(path, observations(3)), rtol=1e-5)
 
 
 def test_clipping_to_the_bounds_is_left_to_the_evaluations(tmp_path):
