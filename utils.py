@@ -173,8 +173,9 @@ def draw_weights(before, after, path):
     figure, axes = _figure()
     left = arrays[1][arrays[1] != 0]
     bins = np.histogram_bin_edges(np.concatenate([arrays[0], left]), 60)
-    axes.hist(arrays[0], bins, alpha=0.5, label=f"before pruning: {np.count_nonzero(arrays[0]):,} nonzero weights")
-    axes.hist(left, bins, alpha=0.7, label=f"after pruning: {left.size:,} nonzero weights")
+    for weights, alpha, when in ((arrays[0], 0.5, "before"), (left, 0.7, "after")):
+        label = f"{when} pruning: {np.count_nonzero(weights):,} nonzero weights"
+        axes.hist(weights, bins, alpha=alpha, histtype="stepfilled", label=label)  # one shape, faster than 60 bars
     axes.set_yscale("log")
     axes.set_xlabel("weight")
     axes.set_ylabel("number of weights (log scale)")
