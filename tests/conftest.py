@@ -9,6 +9,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pytest
+from filelock import FileLock
 
 from pops.configs import configuration
 from pops.support.run import Run
@@ -89,9 +90,12 @@ def tiny_pops(out, *arguments):
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory):
-    """A finished tiny run of pops.py with seed 0: its folder."""
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    result = tiny_pops(folder)
-    assert result.returncode == 0, result.stderr
+def tiny_run(tmp_path_factory, worker_id):
+    """A finished tiny run of pops.py with seed 0: its folder, the same for all processes that run tests."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "tiny"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            result = tiny_pops(folder)
+            assert result.returncode == 0, result.stderr
     return folder
