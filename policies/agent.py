@@ -29,8 +29,9 @@ def agent_of(stack, kind, settings, environment, normaliser=None):
         wanted, found = ("a CNN", "an MLP") if images else ("an MLP", "a CNN")
         raise ConfigurationError(f"its policy is {found} policy, and {environment} needs {wanted} policy")
     stack.refuse_shape(settings["observation_shape"], environment)
-    own = settings | {"output_activation": stack.activations[-1]} | _actions(stack, settings, environment)
-    dense = _last_layer(stack, own)
+    squash, affine = _actions(stack, settings, environment)
+    own = settings | {"output_activation": stack.activations[-1], "squash": squash}
+    dense = _last_layer(stack, affine)
     if images:
         return _of_images(stack, dense, kind, own, normaliser)
     if stack.image_scale != 1:
@@ -50,7 +51,14 @@ def _flat(layers):
 
 
 def _actions(stack, settings, environment):
-    """The `model` settings that join the stack's actions to the environment's. Raises ConfigurationError if none can."""
+    """What joins the stack's actions to the environment's.
+
+    Returns:
+        the setting `model.squash`, and scale and offset of plain continuous actions, or None.
+
+    Raises:
+        ConfigurationError: nothing can.
+    """
     file, bounds, factors = stack.action_space, settings["bounds"], settings["factors"]
     if bounds:
         low, high = (np.asarray(side) for side in bounds)
@@ -60,16 +68,16 @@ def _actions(stack, settings, environment):
             file = Space("Box", (file.width,), **dict(zip(("low", "high"), sides, strict=True)))
         scale, offset = _map(file, theirs, environment)
         if not stack.squash:
-            return {"squash": {}}
+            return {}, (scale, offset)
         # From tanh's -1 to 1 to the file's actions, and from there into the environment's bounds.
         by, plus = (np.ravel(side) for side in stack.squash_map)
         scale, offset = by * scale, plus * scale + offset
-        return {"squash": {"clip": stack.pre_squash_clip, "scale": scale.tolist(), "offset": offset.tolist()}}
+        return {"clip": stack.pre_squash_clip, "scale": scale.tolist(), "offset": offset.tolist()}, None
     if file.kind == "MultiBinary":
         file = Space("MultiDiscrete", (file.width,), nvec=np.full(file.width, 2))
     kind, nvec = ("MultiDiscrete", factors) if factors else ("Discrete", [settings["actions"]])
     _map(file, Space(kind, (len(nvec),) if factors else (), nvec=np.array(nvec)), environment)
-    return {"squash": {}}
+    return {}, None
 
 
 def _map(file, theirs, environment):
@@ -79,17 +87,15 @@ def _map(file, theirs, environment):
         raise ConfigurationError(f"{str(error).replace('the environment', environment)}") from None
 
 
-def _last_layer(stack, settings):
+def _last_layer(stack, affine):
     """The dense layers, the last one with the outputs that PoPS has: two for a binary action, scaled for a plain one."""
     *hidden, (kernel, bias) = stack.dense
     if stack.action_space.kind == "MultiBinary":  # 1 where the output is above 0
         both = np.vstack([kernel, bias])
         both = np.stack([np.zeros_like(both), both], axis=-1).reshape(len(both), -1)
         kernel, bias = both[:-1], both[-1]
-    elif settings["bounds"] and not stack.squash:
-        low, high = (np.asarray(side) for side in settings["bounds"])
-        file = Space("Box", low.shape, low=np.ravel(stack.action_space.low), high=np.ravel(stack.action_space.high))
-        scale, offset = action_map(file, Space("Box", low.shape, low=low, high=high))
+    elif affine:
+        scale, offset = affine
         kernel, bias = (kernel * scale).astype(np.float32), (bias * scale + offset).astype(np.float32)
     return [*hidden, (kernel, bias)]
 
