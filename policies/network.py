@@ -1,7 +1,7 @@
 """Networks of other libraries as teachers: as layers where they are a plain stack of these, else as functions."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -56,6 +56,7 @@ def policy_of(network, kind, settings, environment):
         ConfigurationError: the network does not fit the environment.
     """
     output, integers = _output(network, kind, settings, environment)
+    network = replace(network, run=_named_failures(network))
     try:
         chain = network.chain(output)
         agent = agent_of(chain.stack(settings), kind, settings, environment)
@@ -64,9 +65,10 @@ def policy_of(network, kind, settings, environment):
     except ConfigurationError as error:  # NotPlain, or layers of which PoPS has no agent
         why = f"{network.name} is no plain stack of layers ({error})"
     _refuse_chance(network, output, integers, kind, settings)
+    outputs = network.run(samples(kind, settings))[output]
     if network.function:
         return network.function(why)
-    probabilities = not integers and are_probabilities(network.run(samples(kind, settings))[output], settings)
+    probabilities = not integers and are_probabilities(outputs, settings)
 
     def values(observations):
         outputs = network.run(observations)[output]
@@ -109,6 +111,21 @@ def _output(network, kind, settings, environment):
         f"{network.name}: {environment} takes {shape} and needs one output (batch, {actions}); {which} {what}: {found}; "
         f"export it with {what} as its only output"
     )
+
+
+def _named_failures(network):
+    """The network's `run`, which raises ConfigurationError where it fails."""
+
+    def run(observations):
+        try:
+            return network.run(observations)
+        except Exception as error:  # of whatever kind: it is the network's own code that runs here
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigurationError(
+                f"{network.name}: fails with some of the observations that were tried ({reason})"
+            ) from None
+
+    return run
 
 
 def _in_words(outputs):

@@ -261,6 +261,7 @@ def test_what_follows_from_chance_or_the_batch_is_refused(module):
     [
         (Computed(lambda x: x.argmax(1) - 1), r"^the teacher, Computed: chooses action -1, and there are 0 to 1"),
         (Computed(lambda x: x.argmax(1) + 1), r"^the teacher, Computed: chooses action 2, and there are 0 to 1"),
+        (Computed(before=lambda x: x[:, : 4 if x.abs().max() < 3 else 3]), "fails with some of the observations that were"),
         (Computed(lambda x: x > 0), r"none of its outputs could be .*: output \(batch, 2\) of bool"),
         (Computed(lambda x: x.numpy()), r"^the teacher, Computed: observations of .* fails \(it returned a ndarray"),
         (nn.Sequential(nn.LazyLinear(6), nn.Linear(6, 2)), "weights without values yet; call it on an observation first"),
