@@ -3,7 +3,11 @@
 import os
 
 from pops.configs import ENVIRONMENTS, configuration
+from pops.support.errors import ConfigurationError
 from pops.support.files import check_readable
+from pops.support.rules import integer, is_number
+
+SEED = integer(0, 2**32 - 1)
 
 
 def compress(
@@ -50,6 +54,13 @@ def compress(
         RunFailed: the run cannot go on.
     """
     # First what can be told before TensorFlow is imported, which takes seconds.
+    if isinstance(settings, str):
+        raise ConfigurationError(f"settings: {settings!r} is one string; give a list of such")
+    seed, objective, expect = map(_plain, (seed, objective, expect))
+    if not SEED.fits(seed):
+        raise ConfigurationError(f"seed: {seed!r} is not {SEED.accepts}")
+    if expect is not None and not is_number(expect):
+        raise ConfigurationError(f"expect: {expect!r} is not a number")
     if not isinstance(environment, str):
         from pops.support.environments import named
 
@@ -67,3 +78,8 @@ def compress(
     from pops.support.session import run_pops
 
     return run_pops(teacher, environment, out, profile, seed, settings, objective, resume, tensorboard, normalizer, expect)
+
+
+def _plain(number):
+    """A number of NumPy as Python has it; all else as it is."""
+    return number.item() if hasattr(number, "item") else number

@@ -144,11 +144,11 @@ class Chain:
         return None
 
     def bounded(self, low=None, high=None):
-        """The values kept between two numbers, of which None is no bound."""
-        low, high = -np.inf if low is None else float(low), np.inf if high is None else float(high)
-        if low == 0 and high in (6, np.inf):
-            return self.activation("relu6" if high == 6 else "relu")
-        if (low, high) == (-np.inf, np.inf):
+        """The values kept between two numbers, or arrays as in `affine`, of which None is no bound."""
+        low, high = self._of_outputs(-np.inf if low is None else low), self._of_outputs(np.inf if high is None else high)
+        if not low.any() and (high == high[0]).all() and high[0] in (6, np.inf):
+            return self.activation("relu6" if high[0] == 6 else "relu")
+        if (low == -np.inf).all() and (high == np.inf).all():
             return None
         self._go_on("Clip")
         if not self.layers:

@@ -58,8 +58,8 @@ def what_is(path):
         (start.startswith(b"version https://git-lfs"), "a pointer of Git LFS"),
         (start.lstrip()[:9].lower() in (b"<!doctype", b"<html>") or start.lstrip()[:5].lower() == b"<html", "a web page"),
         (start[8:9] == b"{" and start[4:8] == bytes(4), "a safetensors file"),
-        # A model's first fields: its version of the format, then the producer, the graph or the set of operators.
-        (start[:1] == b"\x08" and start[1:2] < b"\x20" and start[2:3] in b"\x12\x1a\x3a\x42", "an ONNX file"),
+        # A model's first fields: its version of the format, then the first of the others that it has.
+        (start[:1] == b"\x08" and start[1:2] < b"\x20" and start[2:3] in b"\x12\x1a\x22\x28\x32\x3a\x42", "an ONNX file"),
     )
     what = next((what for found, what in signatures if found), None)
     return what or _what_is_pickle(path) or "a file of an unknown kind"

@@ -47,6 +47,9 @@ class TeacherFunction:
             values = np.array(self.function(observations.copy()), np.float32)
         except Exception as error:  # of whatever kind: it is the user's code that runs here
             self._fail(f"raised {type(error).__name__}: {' '.join(str(error).split())}")
+        except BaseException as error:  # an interruption, which must stay one
+            self.failed = error
+            raise
         wanted = (len(observations), self.settings["actions"])
         if values.shape != wanted:
             self._fail(f"returned {values.shape} for a batch of {wanted[0]}; finite {wanted} needed")

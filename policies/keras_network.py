@@ -1,5 +1,6 @@
 """Keras networks: what their layers do, one after the other, and the network itself where it is taken as a function."""
 
+import contextlib
 import functools
 import operator
 from math import prod
@@ -12,7 +13,7 @@ from pops.configs import ENVIRONMENTS
 from pops.model import LEAK
 from pops.policies.chain import Chain, NotPlain
 from pops.policies.functions import TeacherFunction
-from pops.policies.network import Network
+from pops.policies.network import Network, are_probabilities, samples
 from pops.policies.stack import ACTIVATIONS
 from pops.support.errors import ConfigurationError
 from pops.support.networks import check_shapes
@@ -89,12 +90,19 @@ def as_network(network, kind, settings, path="the teacher"):
         ConfigurationError: it takes or gives something else than a policy of this environment does.
     """
     shaped = _shaped(network, kind, settings, path)
+
+    def run(observations):
+        outputs = shaped(observations, training=False)
+        if isinstance(outputs, dict | list | tuple):
+            raise TypeError(f"it gives a {type(outputs).__name__}, not a tensor")
+        return {"output": np.asarray(outputs, np.float32)}
+
     return Network(
         name=str(path),
-        run=lambda observations: {"output": np.asarray(shaped(observations, training=False), np.float32)},
+        run=run,
         # Relu as in this project's own networks for CartPole.
         chain=lambda _: _chain(shaped, Chain(settings["observation_shape"], ends=("linear", "relu"))),
-        function=lambda why: KerasFunction(_values(shaped, settings), settings, kind.observation_type, why),
+        function=lambda why: KerasFunction(_values(shaped, kind, settings), settings, kind.observation_type, why),
     )
 
 
@@ -107,7 +115,7 @@ def played(network, kind, settings, path="the teacher"):
     Returns:
         keras.Model: [batch, *observation_shape] of the environment's type -> float32 [batch, actions], before any softmax.
     """
-    return _values(_shaped(network, kind, settings, path), settings)
+    return _values(_shaped(network, kind, settings, path), kind, settings)
 
 
 def leaves(network):
@@ -142,6 +150,11 @@ def _shaped(network, kind, settings, path):
             f"{path} ({network.name}): has {len(inputs)} inputs and {len(outputs)} outputs, and a policy has one of each; "
             "of several outputs give one: keras.Model(network.inputs, network.outputs[0])"
         )
+    if inputs and inputs[0].shape[0] is not None:  # built by a call, or with batch_size
+        with contextlib.suppress(Exception):  # of any kind, where it cannot take other numbers of observations
+            any_number = keras.Input(inputs[0].shape[1:], dtype=inputs[0].dtype)
+            network = keras.Sequential([any_number, network], name=network.name)
+            inputs = network.inputs
     wanted, found = tuple(settings["observation_shape"]), tuple((getattr(network, "input_shape", None) or ())[1:])
     if len(wanted) == 3 and found == (*wanted[1:], wanted[0]):
         first = [keras.layers.Permute((2, 3, 1), name="channels_last")]
@@ -158,11 +171,17 @@ def _shaped(network, kind, settings, path):
     return keras.Sequential([observations, *first, network], name=network.name)
 
 
-def _values(network, settings):
+def _values(network, kind, settings):
     """The network with the logarithm of its outputs if they are probabilities, from whose softmax actions are drawn."""
-    if settings["bounds"] or not _ends_with_softmax(network):
+    if settings["bounds"]:
         return network
-    return keras.Model(network.inputs[0], keras.ops.log(network.outputs[0] + 1e-30), name=network.name)
+    if not _ends_with_softmax(network):
+        outputs = np.asarray(network(samples(kind, settings), training=False), np.float32)
+        if not are_probabilities(outputs, settings):
+            return network
+    observations = keras.Input(settings["observation_shape"], name="observations", dtype=kind.observation_type)
+    probabilities = keras.ops.cast(network(observations), "float32")  # in float16, 1e-30 would be 0
+    return keras.Model(observations, keras.ops.log(probabilities + 1e-30), name=network.name)
 
 
 def _ends_with_softmax(network):
@@ -217,9 +236,10 @@ def _activation(operation):
         return "leaky_relu_0.01" if np.isclose(operation.negative_slope, LEAK) else None
     if kind is layers.ELU:
         return "elu" if operation.alpha == 1 else None
-    if kind is layers.Softmax or kind.__name__ in ("Softmax", "LogSoftmax"):
+    own = kind is layers.Softmax or not isinstance(operation, layers.Layer)
+    if own and kind.__name__ in ("Softmax", "LogSoftmax"):
         return _FUNCTIONS[kind.__name__] if operation.axis == -1 else None
-    if not isinstance(operation, layers.Layer):
+    if own:
         return _FUNCTIONS.get(kind.__name__)
     function = getattr(operation, "activation", None)
     if isinstance(function, layers.Layer):

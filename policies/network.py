@@ -1,7 +1,7 @@
 """Networks of other libraries as teachers: as layers where they are a plain stack of these, else as functions."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -56,6 +56,7 @@ def policy_of(network, kind, settings, environment):
         ConfigurationError: the network does not fit the environment.
     """
     output, integers = _output(network, kind, settings, environment)
+    network = replace(network, run=_named_failures(network))
     try:
         chain = network.chain(output)
         agent = agent_of(chain.stack(settings), kind, settings, environment)
@@ -63,16 +64,19 @@ def policy_of(network, kind, settings, environment):
         return agent
     except ConfigurationError as error:  # NotPlain, or layers of which PoPS has no agent
         why = f"{network.name} is no plain stack of layers ({error})"
+    _refuse_chance(network, output, integers, kind, settings)
+    outputs = network.run(samples(kind, settings))[output]
     if network.function:
         return network.function(why)
-    samples = np.concatenate(_samples(kind, settings))
-    probabilities = not integers and _are_probabilities(network.run(samples)[output], settings)
+    probabilities = not integers and are_probabilities(outputs, settings)
 
     def values(observations):
         outputs = network.run(observations)[output]
         if integers:
-            return np.eye(settings["actions"])[outputs.reshape(-1)]
+            return _one_hot(outputs, settings, network.name)
         return np.log(np.maximum(outputs, LEAST)) if probabilities else outputs
+
+    values(samples(kind, settings))  # which may show actions that there are not
 
     remarks = [network.remark, "its integer actions become one-hot values" if integers else ""]
     remarks.append("its probabilities become their logarithms" if probabilities else "")
@@ -87,9 +91,10 @@ def _output(network, kind, settings, environment):
     except ConfigurationError:
         raise
     except Exception as error:  # of whatever kind: it is the network's own code that runs here
-        takes = f"takes observations of shape {network.takes}, " if network.takes else ""
+        known = network.takes not in (None, shape)
+        takes = f"takes observations of shape {network.takes}, those" if known else "observations"
         raise ConfigurationError(
-            f"{network.name}: {takes}those of {environment} have {shape}, with which it fails "
+            f"{network.name}: {takes} of {environment} have {shape}, with which it fails "
             f"({' '.join(str(error).split())[:200]})"
         ) from None
     values = [name for name, array in outputs.items() if array.shape == (ROWS, actions) and array.dtype.kind == "f"]
@@ -99,13 +104,63 @@ def _output(network, kind, settings, environment):
         numbers = [name for name, array in outputs.items() if array.shape in shapes and array.dtype.kind in "iu"]
     if len(values) == 1 or (not values and len(numbers) == 1):
         return (values or numbers)[0], not values
-    found = ", ".join(f"{name} {('batch', *array.shape[1:])}".replace("'", "") for name, array in outputs.items())
+    found = ", ".join(f"{name} {_in_words(array)}" for name, array in outputs.items())
     which = f"{len(values) or len(numbers) or 'none'} of its outputs could be"
     what = "the action" if settings["bounds"] else "the actions' values"
     raise ConfigurationError(
         f"{network.name}: {environment} takes {shape} and needs one output (batch, {actions}); {which} {what}: {found}; "
         f"export it with {what} as its only output"
     )
+
+
+def _named_failures(network):
+    """The network's `run`, which raises ConfigurationError where it fails."""
+
+    def run(observations):
+        try:
+            return network.run(observations)
+        except Exception as error:  # of whatever kind: it is the network's own code that runs here
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigurationError(
+                f"{network.name}: fails with some of the observations that were tried ({reason})"
+            ) from None
+
+    return run
+
+
+def _in_words(outputs):
+    """The shape of what a network gives for ROWS observations, and its type if it is no float."""
+    batch = ["batch"] if outputs.shape[:1] == (ROWS,) else outputs.shape[:1]
+    shape = f"({', '.join(map(str, (*batch, *outputs.shape[1:])))})"
+    return shape if outputs.dtype.kind == "f" else f"{shape} of {outputs.dtype}"
+
+
+def _one_hot(numbers, settings, name):
+    """Action values for numbers of actions, integers [batch] or [batch, 1]. Raises ConfigurationError for other numbers."""
+    numbers, actions = numbers.reshape(-1), settings["actions"]
+    for number in (numbers.min(), numbers.max()):
+        if not 0 <= number < actions:
+            raise ConfigurationError(f"{name}: chooses action {number}, and there are 0 to {actions - 1}")
+    return np.eye(actions)[numbers]
+
+
+def _refuse_chance(network, output, integers, kind, settings):
+    """Raises ConfigurationError where observations alone do not say what a network gives: noise, the batch's statistics."""
+    observations = _samples(kind, settings)[0]
+    outputs = network.run(observations)[output].astype(np.float64)
+    pairs = [network.run(observations[place : place + 2])[output] for place in range(0, 16, 2)]
+    different = np.abs(outputs[:16] - np.concatenate(pairs)).reshape(16, -1).max(axis=1)
+    # Some of the difference may be rounding: of float16, or of 8 bits, whose scale may follow from the batch.
+    if (different > 0).mean() > 0.05 if integers else different.mean() > 0.05 * np.abs(outputs).max():
+        raise ConfigurationError(
+            f"{network.name}: gives other outputs for the same observations in another call, by chance or by what else is "
+            "in the batch; give it as it plays, without noise, and with normalisation by statistics of training"
+        )
+
+
+def samples(kind, settings):
+    """All of the observations on which networks are compared, [batch, *observation_shape]."""
+    return np.concatenate(_samples(kind, settings))
 
 
 def _samples(kind, settings, scale=1.0, offset=0.0):
@@ -147,7 +202,7 @@ def _compare(agent, chain, run):
         raise NotPlain(reason=f"folded, its outputs would differ by {np.max(errors):.2g} of the largest")
 
 
-def _are_probabilities(outputs, settings):
+def are_probabilities(outputs, settings):
     """Whether outputs are probabilities of the actions, whose logarithms are what a softmax takes."""
     if settings["bounds"] or settings["factors"] or not np.isfinite(outputs).all():
         return False

@@ -134,7 +134,7 @@ def _chain(graph, entry, output, chain):
     for node in nodes:
         attributes = {item.name: _value(item, numpy_helper) for item in node.attribute}
         given = [name for name in node.input if name]
-        if node.op_type == "Constant":
+        if node.op_type == "Constant" and "sparse_value" not in attributes:
             constants[node.output[0]] = np.asarray(next(iter(attributes.values())))
         elif node.op_type == "Shape" or (shapes.intersection(given) and all(n in shapes or n in constants for n in given)):
             shapes.add(node.output[0])

@@ -91,6 +91,8 @@ def open_module(module, settings):
     name = f"the teacher, {type(module).__name__}"
     if _is_a(module, "stable_baselines3.common.policies", "BaseModel"):
         raise ConfigurationError(f"{name}: a policy of Stable-Baselines3; give the model itself, such as PPO(...)")
+    if any(torch.nn.parameter.is_lazy(values) for values in (*module.parameters(), *module.buffers())):
+        raise ConfigurationError(f"{name}: has weights without values yet; call it on an observation first")
     try:
         own = copy.deepcopy(module).cpu().float().eval()
     except Exception as error:  # of whatever kind: it is the user's code that runs here
@@ -166,14 +168,18 @@ def _network(name, module, frozen, settings):
 
     def run(observations):
         with torch.no_grad(), warnings.catch_warnings(action="ignore"):
-            outputs = module(torch.from_numpy(np.asarray(observations, np.float32)))
+            outputs = module(torch.from_numpy(np.array(observations, np.float32)))  # a copy, which it may change
         if torch.is_tensor(outputs):
             outputs = {"output": outputs}
         elif isinstance(outputs, list | tuple):
             outputs = {f"output {number}": value for number, value in enumerate(outputs)}
         elif not isinstance(outputs, dict):
             raise TypeError(f"it returned a {type(outputs).__name__}, not a tensor")
-        return {str(key): value.numpy() for key, value in outputs.items() if torch.is_tensor(value)}
+        return {str(key): array(value) for key, value in outputs.items() if torch.is_tensor(value)}
+
+    def array(value):
+        value = value.detach()  # parameters may be outputs, such as a logarithm of deviations
+        return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
 
     def chain(output):
         try:
@@ -195,7 +201,8 @@ def _chain(graph, output, chain):
     results = list(graph.outputs())
     if len(results) == 1 and results[0].node().kind() == "prim::TupleConstruct":
         results = list(results[0].node().inputs())
-    number = int(output.split()[1]) if " " in output else 0
+    place = re.fullmatch(r"output (\d+)", output)  # as `run` names those of a tuple
+    number = int(place[1]) if place else 0
     _, *inputs = graph.inputs()
     if len(inputs) != 1 or number >= len(results):
         raise NotPlain("its inputs and outputs")
@@ -204,7 +211,9 @@ def _chain(graph, output, chain):
     for node in _needed(graph, end):
         kind, given = node.kind(), [value.debugName() for value in node.inputs()]
         name = node.output().debugName() if node.outputsSize() == 1 else ""
-        if kind == "prim::Constant":
+        if any(node.blocks()):
+            raise NotPlain("a branch")
+        elif kind == "prim::Constant":
             known[name] = _constant(node)
         elif kind == "prim::ListConstruct" and present not in given:
             known[name] = [known.get(each) for each in given]
@@ -291,10 +300,10 @@ def _number(value):
 
 
 def _put_reshape(chain, values):
-    target = values[1][1:]
-    if any(side is None for side in target):
+    target = values[1]
+    if target is None or None in target[1:]:
         raise NotPlain("a shape that is computed")
-    chain.reshape(target)
+    chain.reshape(target[1:])
 
 
 def _put_flatten(chain, values):

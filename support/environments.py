@@ -188,15 +188,22 @@ def _of_object(environment):
     for wrapper in spec.additional_wrappers:
         if wrapper.kwargs is None:
             raise ConfigurationError(f"the environment's {wrapper.name} does not record its arguments; {way}")
+        if wrapper.name in ("NormalizeObservation", "NormalizeReward"):
+            raise ConfigurationError(
+                f"the environment's {wrapper.name} keeps running statistics, which copies would not have; give a function "
+                "that makes one with these, and with update_running_mean = False"
+            )
     # How an object is drawn does not matter to its copies.
     spec = dataclasses.replace(spec, kwargs={key: value for key, value in spec.kwargs.items() if key != "render_mode"})
     there = gymnasium.registry.get(spec.id)
     if there and there.entry_point == spec.entry_point and there.additional_wrappers == spec.additional_wrappers:
-        changes = {"kwargs": spec.kwargs} if spec.kwargs != there.kwargs else {}
-        if spec.max_episode_steps != there.max_episode_steps:
-            changes["max_episode_steps"] = spec.max_episode_steps
-        with contextlib.suppress(TypeError):  # what JSON does not hold needs a name of its own
-            return spec.id, [f"environment.{key}={json.dumps(value)}" for key, value in changes.items()]
+        with contextlib.suppress(TypeError, ValueError):  # of arrays, which cannot be compared or written so
+            changes = {"kwargs": spec.kwargs} if spec.kwargs != there.kwargs else {}
+            if spec.max_episode_steps != there.max_episode_steps:
+                changes["max_episode_steps"] = spec.max_episode_steps
+            texts = {key: json.dumps(value) for key, value in changes.items()}
+            if all(json.loads(texts[key]) == value for key, value in changes.items()):  # else it needs a name of its own
+                return spec.id, [f"environment.{key}={text}" for key, text in texts.items()]
     spec = dataclasses.replace(spec, id=_own_name(spec.name))
     gymnasium.registry[spec.id] = spec
     return spec.id, []

@@ -404,7 +404,24 @@ def test_actions_of_another_runtime_must_stay_within_the_bounds(capsys):
         check_numbers(lambda o: (expected, np.clip(expected, -2, 3)), np.zeros((3, 3)), expected, bounds, exact=True)
 
 
-# The command
+# The function's arguments, and the command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"seed": -1}, "seed: -1 is not an integer from 0"),
+        ({"seed": 1.5}, "seed: 1.5 is not an integer"),
+        ({"expect": float("nan")}, "expect: nan is not a number"),
+        ({"expect": "500"}, "expect: '500' is not a number"),
+        ({"settings": "prune.iterations=3"}, "settings: 'prune.iterations=3' is one string; give a list"),
+        ({"seed": np.int64(3), "objective": np.float32(3), "expect": np.float64(3), "profile": "x"}, "unknown profile 'x'"),
+    ],
+)
+def test_bad_arguments_of_compress_are_refused(arguments, words, tmp_path):
+    with pytest.raises(ConfigurationError, match=words):
+        compress(upright, "CartPole-v1", tmp_path / "run", **arguments)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -604,6 +621,16 @@ def test_a_function_that_fails_in_the_middle_is_named(answer, words, tmp_path):
 
     with pytest.raises(ConfigurationError, match=words):
         compress(act, "CartPole-v1", tmp_path / "run", settings=ANY)
+
+
+def test_an_interruption_of_a_function_stays_one(tmp_path):
+    def interrupted(observations):
+        if len(observations) > 2:
+            raise KeyboardInterrupt
+        return upright(observations)
+
+    with pytest.raises(KeyboardInterrupt):
+        compress(interrupted, "CartPole-v1", tmp_path / "run", settings=IMITATED)
 
 
 def test_an_object_that_is_no_policy_is_refused(tmp_path):

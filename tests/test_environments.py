@@ -284,6 +284,19 @@ def test_an_object_goes_by_gymnasiums_name_and_its_arguments(registry):
     assert environment["kwargs"] == {"gravity": -5.0} and environment["max_episode_steps"] == 80
 
 
+@pytest.mark.parametrize("reward", [{1: 2.0}, (1, 2), np.ones(2), float("nan")])
+def test_arguments_that_json_would_change_stay_as_they_are(registry, reward):
+    gymnasium.register("Still-v0", Still, max_episode_steps=9)
+    name, settings = named(gymnasium.make("Still-v0", reward=reward))
+    assert (name, settings) == ("pops/Still-v0", [])
+    np.testing.assert_equal(registry[name].kwargs["reward"], reward)
+
+
+def test_arguments_in_arrays_are_compared(registry):
+    gymnasium.register("Still-v0", Still, max_episode_steps=9, kwargs={"reward": np.ones(2)})
+    assert named(gymnasium.make("Still-v0", reward=np.zeros(2)))[0] == "pops/Still-v0"
+
+
 def test_an_objects_wrappers_are_made_again(registry):
     made = gymnasium.wrappers.TransformReward(gymnasium.make("Acrobot-v1", max_episode_steps=9), lambda reward: reward * 3)
     name, settings = named(made)
@@ -301,6 +314,7 @@ def test_an_objects_wrappers_are_made_again(registry):
     [
         (Still(), "a Still, has no spec of which copies can be made; give a function that makes one"),
         (shifted_acrobot(), "Unrecorded does not record its arguments; give a function that makes one"),
+        (gymnasium.wrappers.NormalizeObservation(gymnasium.make("CartPole-v1")), "Observation keeps running statistics"),
         (gymnasium.make_vec("CartPole-v1", 2), "the environment is a CartPoleVectorEnv; give Gymnasium's name"),
         (lambda: ONE, "gives the same object each time"),
         (lambda: 3, "gives int, no gymnasium.Env"),

@@ -78,6 +78,13 @@ def test_files_are_told_apart_and_refused_with_the_way_to_go(tmp_path, what):
     assert ("damaged" in message) == (what == "a damaged zip")
 
 
+@pytest.mark.parametrize("first", [{}, {"domain": "a"}, {"model_version": 1}, {"doc_string": "a"}, {"producer_name": "a"}])
+def test_onnx_files_are_known_by_any_of_their_first_fields(tmp_path, first):
+    onnx = pytest.importorskip("onnx")
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([], "a", [], []), **first), tmp_path / "a")
+    assert what_is(tmp_path / "a") == "an ONNX file"
+
+
 def test_old_files_of_pytorch(tmp_path):
     torch_file(tmp_path / "a", _use_new_zipfile_serialization=False)
     assert what_is(tmp_path / "a") == "a PyTorch state dictionary or model"

@@ -178,6 +178,54 @@ def test_a_softmax_at_the_end_is_left_to_the_drawing_of_actions(end, tmp_path):
     np.testing.assert_allclose(tf.nn.softmax(outputs), probabilities, rtol=1e-4)
 
 
+class Softmax(layers.Layer):
+    """Of a user's own, without the axis that Keras's has."""
+
+    def call(self, x):
+        return keras.ops.softmax(x)
+
+
+class Actor(keras.Model):
+    """Of a user's own class."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = layers.Dense(2, "softmax")
+
+    def call(self, x):
+        return self.layer(x)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda: stack([4], layers.Dense(2), Softmax()),
+        lambda: stack([4], layers.LayerNormalization(), layers.Dense(2), layers.Softmax(axis=1)),
+        lambda: functional([4], lambda x: layers.Lambda(keras.ops.softmax)(layers.Dense(2)(x))),
+        Actor,
+    ],
+)
+def test_probabilities_are_undone_wherever_they_come_from(network):
+    network = network()
+    function = load_teacher(network, "CartPole-v1", CARTPOLE)
+    assert isinstance(function, TeacherFunction)
+    np.testing.assert_allclose(tf.nn.softmax(function(observations(4))), network(observations(4)), rtol=1e-4)
+
+
+def test_probabilities_in_float16_stay_finite():
+    hidden, last = layers.Dense(5, "relu", dtype="float16"), layers.Dense(2, "softmax", dtype="float16")
+    function = load_teacher(functional([4], lambda x: last(hidden(x * 100))), "CartPole-v1", CARTPOLE)
+    assert np.isfinite(function(observations(4, 100))).all()
+
+
+@pytest.mark.parametrize("size", [1, 8])
+def test_networks_built_for_some_number_of_observations_take_any(size):
+    network = keras.Sequential([layers.Dense(5, "relu"), layers.Dense(2)])
+    network(np.zeros((size, 4), np.float32))
+    agent = load_teacher(filled(network), "CartPole-v1", CARTPOLE)
+    check_same(agent, network(observations(4)), observations(4))
+
+
 def test_a_softmax_at_the_end_of_a_function_is_undone_too():
     network = stack([4], layers.Dense(5, "relu"), layers.LayerNormalization(), layers.Dense(2, "softmax"))
     function = load_teacher(network, "CartPole-v1", CARTPOLE)
@@ -292,6 +340,16 @@ def two_outputs():
     return keras.Model(inputs, [layers.Dense(2)(inputs), layers.Dense(1)(inputs)])
 
 
+def named_outputs():
+    inputs = keras.Input([4])
+    return keras.Model(inputs, {"values": layers.Dense(2)(inputs)})
+
+
+class Noisy(keras.Model):
+    def call(self, x):
+        return x[:, :2] + keras.random.normal((2,))
+
+
 def stateful():
     inputs = keras.Input([4], batch_size=1)
     return keras.Model(inputs, layers.Dense(2)(layers.LSTM(3, stateful=True, name="lstm")(layers.Reshape((1, 4))(inputs))))
@@ -304,6 +362,8 @@ def stateful():
         (lambda: stack([4], layers.Dense(3)), r"takes \(None, 4\) and gives \(None, 3\); .* \(None, 4\) and \(None, 2"),
         (lambda: keras.Sequential([layers.Dense(2)]), "takes None"),
         (two_outputs, r"has 1 inputs and 2 outputs.*keras\.Model\(network\.inputs, network\.outputs\[0\]\)"),
+        (named_outputs, r"^the teacher: observations of CartPole-v1 .* \(it gives a dict, not a tensor\)"),
+        (Noisy, "gives other outputs for the same observations in another call"),
         (stateful, "LSTM 'lstm' keeps a state from one observation to the next"),
         (lambda: keras.Sequential([keras.Input([4]), layers.Dense(2)], name="cartpole_critic"), "is a critic"),
         (lambda: keras.Sequential([keras.Input([4]), layers.Dense(2)], name="lunarlander_teacher"), "for lunarlander"),

@@ -106,6 +106,7 @@ STACKS = {
         HIDDEN[2],
     ],
     "linear": [gemm(4, 2)],
+    "clipped to bounds in arrays": [HIDDEN[0], node("Clip", "x", np.float32([-2]), np.float32([3])), HIDDEN[2]],
     "reshaped": [node("Reshape", "x", np.array([-1, 4])), *HIDDEN],
 }
 
@@ -273,6 +274,9 @@ def test_of_several_outputs_the_one_of_the_right_shape_is_taken(tmp_path):
     ("nodes", "changes", "words"),
     [
         ([gemm(6, 2)], {"observation": (6,)}, r"takes observations of shape \(6,\), those of the environment have \(4,\)"),
+        ([node("ReduceSum", "x", np.array([0]))], {}, r"none of its outputs could be the actions' values: x1 \(1, 4\);"),
+        ([*HIDDEN, node("Softmax", "x", axis=0)], {}, "gives other outputs for the same observations in another call"),
+        ([node("RandomNormalLike", "x"), *HIDDEN], {}, "gives other outputs for the same observations in another call"),
         ([gemm(4, 3)], {}, r"CartPole-v1 takes \(4,\) and needs one output \(batch, 2\); none .*\(batch, 3\)"),
     ],
 )
@@ -280,6 +284,19 @@ def test_files_for_other_shapes_are_refused_with_both(nodes, changes, words, tmp
     path = model(tmp_path / "a.onnx", nodes, **changes)
     with pytest.raises(ConfigurationError, match=words):
         load_teacher(path, "CartPole-v1", SETTINGS["CartPole-v1"])
+
+
+def test_a_sparse_constant_is_run_and_not_read(tmp_path):
+    values, places = numpy_helper.from_array(np.float32([2, 3]), "v"), numpy_helper.from_array(np.array([0, 3]), "p")
+    path = model(tmp_path / "a.onnx", HIDDEN)
+    file = onnx.load(path)
+    sparse = helper.make_node("Constant", [], ["s"], sparse_value=helper.make_sparse_tensor(values, places, [4]))
+    file.graph.node[0].input[0] = "scaled"
+    for place, made in enumerate((sparse, helper.make_node("Mul", ["x0", "s"], ["scaled"]))):
+        file.graph.node.insert(place, made)
+    onnx.save(file, path)
+    function = load_teacher(path, "CartPole-v1", SETTINGS["CartPole-v1"])
+    np.testing.assert_allclose(function(observations(4)), reference(path, observations(4)), rtol=1e-5, atol=1e-6)
 
 
 def test_a_damaged_file_and_missing_packages_are_named(tmp_path, monkeypatch):

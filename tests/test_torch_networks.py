@@ -159,6 +159,119 @@ def test_others_are_functions_that_give_pytorchs_outputs(make, words, tmp_path):
         np.testing.assert_allclose(function(observations(4)), outputs(module, observations(4)), rtol=1e-5, atol=1e-6)
 
 
+class Computed(nn.Module):
+    """Layers whose outputs `change` makes something of, or whose inputs `before` changes."""
+
+    def __init__(self, change=lambda x: x, before=lambda x: x, inputs=4, outputs=2):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(inputs, 6), nn.ReLU(), nn.Linear(6, outputs))
+        self.change, self.before = change, before
+
+    def forward(self, x):
+        return self.change(self.layers(self.before(x)))
+
+
+class InPlace(nn.Module):
+    """Changes what it was given, and goes on with that."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+
+    def forward(self, x):
+        x.mul_(2.0)
+        return self.layers(x)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("given", ["object", "scripted", "scripted file"])
+def test_a_module_that_changes_its_input_gives_the_same_outputs(given, tmp_path):
+    torch.manual_seed(0)
+    module = InPlace()
+    teacher = load_teacher(GIVEN[given](module, tmp_path / "a.pt"), "CartPole-v1", SETTINGS["CartPole-v1"])
+    np.testing.assert_allclose(teacher.played(observations(4)), outputs(module, observations(4)), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: {"action values": x},
+        lambda x: (x, nn.Parameter(torch.zeros(2))),  # a mean, and the logarithm of deviations
+        lambda x: x.to(torch.bfloat16),
+        lambda x: torch.clamp(x, torch.tensor([-0.1, -0.2]), torch.tensor([0.1, 0.3])),
+    ],
+)
+def test_outputs_are_taken_as_modules_give_them(change):
+    torch.manual_seed(0)
+    module = Computed(change)
+    teacher = load_teacher(module, "CartPole-v1", SETTINGS["CartPole-v1"])
+    with torch.no_grad():
+        expected = module(torch.from_numpy(observations(4)))
+    expected = next(iter(expected.values())) if isinstance(expected, dict) else expected
+    expected = expected[0] if isinstance(expected, tuple) else expected
+    np.testing.assert_allclose(teacher.played(observations(4)), expected.float(), atol=1e-5)
+
+
+def test_bounds_of_each_action_are_left_to_the_evaluations():
+    high = torch.tensor([2.0])
+    module = Computed(lambda x: torch.clamp(x, -high, high), inputs=3, outputs=1)
+    assert load_teacher(module, "Pendulum-v1", SETTINGS["Pendulum-v1"]).widths == (6,)
+
+
+class Reshaped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.layers(x.view(x.size()))
+
+
+class Unsqueezed(Reshaped):
+    def forward(self, x):
+        return self.layers(x.unsqueeze(0) if x.dim() == 1 else x)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(("kind", "why"), [(Reshaped, "a shape that is computed"), (Unsqueezed, "a branch")])
+def test_programs_with_shapes_and_branches_are_functions(kind, why):
+    module = kind()
+    function = load_teacher(torch.jit.script(module), "CartPole-v1", SETTINGS["CartPole-v1"])
+    assert function.why.endswith(f"(first: {why})")
+    np.testing.assert_allclose(function(observations(4)), outputs(module, observations(4)), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        Computed(lambda x: x + torch.randn(len(x), 1)),
+        Computed(before=lambda x: nn.functional.dropout(x, 0.5, training=True)),
+        Computed(lambda x: torch.distributions.Categorical(logits=x).sample()),
+        Computed(lambda x: torch.softmax(x, 0)),
+        nn.Sequential(nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 2)),
+    ],
+)
+def test_what_follows_from_chance_or_the_batch_is_refused(module):
+    with pytest.raises(ConfigurationError, match="gives other outputs for the same observations in another call"):
+        load_teacher(module, "CartPole-v1", SETTINGS["CartPole-v1"])
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (Computed(lambda x: x.argmax(1) - 1), r"^the teacher, Computed: chooses action -1, and there are 0 to 1"),
+        (Computed(lambda x: x.argmax(1) + 1), r"^the teacher, Computed: chooses action 2, and there are 0 to 1"),
+        (Computed(before=lambda x: x[:, : 4 if x.abs().max() < 3 else 3]), "fails with some of the observations that were"),
+        (Computed(lambda x: x > 0), r"none of its outputs could be .*: output \(batch, 2\) of bool"),
+        (Computed(lambda x: x.numpy()), r"^the teacher, Computed: observations of .* fails \(it returned a ndarray"),
+        (nn.Sequential(nn.LazyLinear(6), nn.Linear(6, 2)), "weights without values yet; call it on an observation first"),
+    ],
+)
+def test_outputs_that_are_no_values_of_actions_are_named(module, words):
+    with pytest.raises(ConfigurationError, match=words):
+        load_teacher(module, "CartPole-v1", SETTINGS["CartPole-v1"])
+
+
 def test_modules_for_other_shapes_are_refused_with_both():
     with pytest.raises(ConfigurationError, match=r"takes observations of shape \(6,\), those of CartPole-v1 have \(4,\)"):
         load_teacher(nn.Linear(6, 2), "CartPole-v1", SETTINGS["CartPole-v1"])
