@@ -4,7 +4,9 @@ A TorchScript file is a program. Before anything of it runs, its code may name P
 none that reads or writes files, and no class that restores itself by code of its own.
 """
 
+import contextlib
 import copy
+import functools
 import re
 import warnings
 import zipfile
@@ -166,9 +168,18 @@ def _network(name, module, frozen, settings):
     """
     import torch
 
+    @functools.cache
+    def takes_bytes():
+        """Whether it takes frames as the environment gives them, of which it may make numbers up to 1 itself."""
+        with contextlib.suppress(Exception):  # of whatever kind: it is the network's own code that runs here
+            module(torch.zeros(2, *settings["observation_shape"], dtype=torch.uint8))
+            return True
+        return False
+
     def run(observations):
         with torch.no_grad(), warnings.catch_warnings(action="ignore"):
-            outputs = module(torch.from_numpy(np.array(observations, np.float32)))  # a copy, which it may change
+            kind = np.uint8 if observations.dtype == np.uint8 and takes_bytes() else np.float32
+            outputs = module(torch.from_numpy(np.array(observations, kind)))  # a copy, which it may change
         if torch.is_tensor(outputs):
             outputs = {"output": outputs}
         elif isinstance(outputs, list | tuple):

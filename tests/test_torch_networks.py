@@ -7,6 +7,7 @@ import pytest
 from test_compress import ANY, stable_baselines, torch_layers
 
 from pops.compress import compress
+from pops.configs import configuration
 from pops.policies import torch_network
 from pops.policies.functions import TeacherFunction
 from pops.policies.teacher import load_teacher
@@ -363,6 +364,25 @@ def test_commands_take_torchscript_files(tmp_path):
     assert result.returncode == 0 and "b.pt: a function, reward" in result.stdout, result.stderr
     result = command("deploy_report.py", tmp_path / "b.pt", "--env", "CartPole-v1", "--out", tmp_path / "report")
     refused(result, "is no plain stack of layers (first: linear), so it has no layers to write; compress it first")
+
+
+class OfBytes(nn.Module):
+    """Takes frames of bytes, from which it makes numbers up to 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(4 * 84 * 84, 9))
+
+    def forward(self, frames):
+        return self.layers(frames.float() / 255 if frames.dtype == torch.uint8 else frames.float())
+
+
+def test_a_module_takes_frames_as_the_game_gives_them():
+    torch.manual_seed(0)
+    module, settings = OfBytes(), configuration("pacman")["model"]
+    frames = np.random.default_rng(0).integers(256, size=(3, 4, 84, 84), dtype=np.uint8)
+    policy = load_teacher(module, "pacman", settings)
+    np.testing.assert_allclose(policy(frames), module(torch.from_numpy(frames)).detach().numpy(), atol=1e-5)
 
 
 # Models of Stable-Baselines3, which are told by the names of their classes
