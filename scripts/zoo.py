@@ -13,7 +13,7 @@ from pops.support.errors import ConfigurationError
 def main():
     parser = commands.Parser(__doc__, "python scripts/zoo.py rl-trained-agents --episodes 100")
     parser.add_argument(
-        "folder", type=Path, nargs="?", metavar="ZOO", help="holds ALGO/ENV.zip; if left out, nothing is played"
+        "folder", type=Path, nargs="?", metavar="ZOO", help="holds ALGO/ENV_1/ENV.zip; if left out, nothing is played"
     )
     parser.add_argument(
         "--episodes", type=commands.integer(2, 100_000), default=100, metavar="N", help="of each agent (100)"

@@ -30,14 +30,16 @@ def play_agents(folder, episodes, seed):
     """Plays each of the Zoo's agents that `published` knows, greedily, and writes what came out to rewards.csv.
 
     Args:
-        folder: ALGO/ENV.zip below it.
+        folder: ALGO/ENV_1/ENV.zip below it, as in the Zoo's repository, or ALGO/ENV.zip.
         episodes: for each agent.
     """
     rows = []
     for agent in published():
-        path, row = Path(folder, f"{agent['agent']}.zip"), {key: agent[key] for key in ("agent", "environment")}
-        if not path.exists():
+        row, (algorithm, name) = {key: agent[key] for key in ("agent", "environment")}, agent["agent"].split("/")
+        found = [*Path(folder, algorithm).glob(f"{name}.zip"), *Path(folder, algorithm).glob(f"{name}_*/{name}.zip")]
+        if not found:
             continue
+        path = found[0]
         try:
             policy = read_policy(path, agent["environment"])
             rewards = report_rewards(policy.network, varied(policy.config, "greedy"), Seeds(seed), episodes, "zoo")
