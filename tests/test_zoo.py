@@ -91,6 +91,7 @@ def test_a_run_says_what_it_was_given_and_what_folding_changes(tmp_path):
         *TINY,
         "evaluation.objective=-201",
         "evaluation.lower_bound=-202",
+        "distill.until=objective",
         "replay.student_states=0",
         "pops.steps=1",
     ]
