@@ -1,7 +1,7 @@
 """Conversion by Keras's own exporter, for the targets that it knows."""
 
 from pops.support.console import quiet
-from pops.support.errors import RunFailed
+from pops.support.errors import RunFailed, one_line
 
 
 def convert(network, path, format, **options):
@@ -15,7 +15,7 @@ def convert(network, path, format, **options):
         try:
             network.export(str(path), format=format, verbose=False, **options)
         except Exception as error:  # of many kinds
-            failure = " ".join(str(error).split())[:300]
+            failure = one_line(error, 300)
     if failure is not None:
         raise RunFailed(f"{network.name}: cannot be converted to {format} ({failure})")
 

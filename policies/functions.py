@@ -9,7 +9,7 @@ import tensorflow as tf
 from pops.configs import by_size
 from pops.model import agents_of
 from pops.support.console import log
-from pops.support.errors import ConfigurationError, RunFailed
+from pops.support.errors import ConfigurationError, RunFailed, one_line
 from pops.support.records import new_task
 from pops.support.rewards import reward_statistics, rewards_text
 from pops.train import Distilled, fit_supervised
@@ -46,7 +46,7 @@ class TeacherFunction:
             # Copies, as what TensorFlow passes and keeps must not be changed by the function, nor later.
             values = np.array(self.function(observations.copy()), np.float32)
         except Exception as error:  # of whatever kind: it is the user's code that runs here
-            self._fail(f"raised {type(error).__name__}: {' '.join(str(error).split())}")
+            self._fail(f"raised {type(error).__name__}: {one_line(error)}")
         except BaseException as error:  # an interruption, which must stay one
             self.failed = error
             raise

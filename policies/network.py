@@ -8,7 +8,7 @@ import numpy as np
 from pops.policies.agent import agent_of
 from pops.policies.chain import NotPlain
 from pops.policies.functions import TeacherFunction
-from pops.support.errors import ConfigurationError
+from pops.support.errors import ConfigurationError, one_line
 
 TOLERANCE = 1e-4  # by which an agent's outputs may differ from the network's, relative to the largest of them
 
@@ -94,8 +94,7 @@ def _output(network, kind, settings, environment):
         known = network.takes not in (None, shape)
         takes = f"takes observations of shape {network.takes}, those" if known else "observations"
         raise ConfigurationError(
-            f"{network.name}: {takes} of {environment} have {shape}, with which it fails "
-            f"({' '.join(str(error).split())[:200]})"
+            f"{network.name}: {takes} of {environment} have {shape}, with which it fails ({one_line(error, 200)})"
         ) from None
     values = [name for name, array in outputs.items() if array.shape == (ROWS, actions) and array.dtype.kind == "f"]
     numbers = []
@@ -120,7 +119,7 @@ def _named_failures(network):
         try:
             return network.run(observations)
         except Exception as error:  # of whatever kind: it is the network's own code that runs here
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error, 200)
             raise ConfigurationError(
                 f"{network.name}: fails with some of the observations that were tried ({reason})"
             ) from None

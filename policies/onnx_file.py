@@ -6,7 +6,7 @@ import numpy as np
 
 from pops.policies.chain import Chain, NotPlain
 from pops.policies.network import Network
-from pops.support.errors import ConfigurationError
+from pops.support.errors import ConfigurationError, one_line
 
 # ONNX Runtime's names of what an input may be, and NumPy's.
 _TYPES = {
@@ -62,7 +62,7 @@ def open_network(path, settings):
         graph = onnx.load(str(path)).graph
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # both raise many kinds
-        raise ConfigurationError(f"{path}: cannot be read as ONNX ({' '.join(str(error).split())[:200]})") from None
+        raise ConfigurationError(f"{path}: cannot be read as ONNX ({one_line(error, 200)})") from None
     inputs = session.get_inputs()
     if len(inputs) != 1:
         names = ", ".join(f"{item.name} {item.shape}" for item in inputs)

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from pops.support.errors import ConfigurationError
+from pops.support.errors import ConfigurationError, one_line
 
 
 class Record:
@@ -138,15 +138,11 @@ def read_pickle(data):
     try:
         return _Reader(io.BytesIO(data), encoding="latin1").load()
     except ConfigurationError as error:
-        raise ConfigurationError(_line(error)) from None
+        raise ConfigurationError(one_line(error, 200)) from None
     except Exception as error:  # whatever a damaged pickle brings about
-        raise ConfigurationError(f"it is damaged, or no pickle ({_line(error) or type(error).__name__})") from None
+        raise ConfigurationError(f"it is damaged, or no pickle ({one_line(error, 200) or type(error).__name__})") from None
 
 
 def value_of(item):
     """An array where a pickle's item is one, else the item."""
     return item.value if isinstance(item, _Array) else item
-
-
-def _line(error):
-    return " ".join(str(error).split())[:200]

@@ -11,7 +11,7 @@ from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
-from pops.support.errors import ConfigurationError
+from pops.support.errors import ConfigurationError, one_line
 
 # The output layers of the published code. LunarLander's is the actor's before its softmax.
 OUTPUTS = {"cartpole": "relu", "lunarlander": "linear", "pong": "linear"}
@@ -95,7 +95,7 @@ def read_networks(path):
                 array = np.asarray(reader.get_tensor(name), np.float32)
                 networks.setdefault(scope, {}).setdefault(layer, {})[part] = array
     except Exception as error:  # TensorFlow raises many kinds for what is no checkpoint
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise ConfigurationError(f"{path}: damaged, or no checkpoint ({reason})") from None
     if not networks:
         some = ", ".join(names[:3]) or "nothing"

@@ -18,7 +18,7 @@ import numpy as np
 from pops.policies.formats import is_stable_baselines, refuse
 from pops.policies.pickles import read_pickle, value_of
 from pops.policies.stack import Space, Stack, channels_last
-from pops.support.errors import ConfigurationError
+from pops.support.errors import ConfigurationError, one_line
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def read(path):
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from None
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        reason = _line(f"{type(error).__name__}: {error}")
+        reason = one_line(f"{type(error).__name__}: {error}", 200)
         raise ConfigurationError(
             f"{path}: its settings are not as Stable-Baselines3 writes them ({reason}); save the model again"
         ) from None
@@ -162,7 +162,7 @@ def _parts(path):
         with zipfile.ZipFile(path) as archive:
             data, stream = dict(json.loads(archive.read("data"))), io.BytesIO(archive.read("policy.pth"))
     except Exception as error:  # a damaged zip brings about many kinds
-        raise ConfigurationError(f"{path}: damaged ({_line(error)}); save or download it again") from None
+        raise ConfigurationError(f"{path}: damaged ({one_line(error, 200)}); save or download it again") from None
     try:
         tensors = torch.load(stream, map_location="cpu", weights_only=True)
         other = next((name for name, tensor in tensors.items() if not torch.is_tensor(tensor)), None)
@@ -170,13 +170,8 @@ def _parts(path):
             return data, {name: tensor.float().numpy() for name, tensor in tensors.items()}
         reason = f"it holds {other}, which is none"
     except Exception as error:  # PyTorch raises many kinds for what it cannot read
-        reason = _line(str(error).split("WeightsUnpickler error: ")[-1].split("Please ")[0]) or type(error).__name__
+        reason = one_line(str(error).split("WeightsUnpickler error: ")[-1].split("Please ")[0], 200) or type(error).__name__
     raise ConfigurationError(f"{path}: its policy.pth cannot be read as tensors alone ({reason}); save the model again")
-
-
-def _line(error):
-    """An error's text on one line."""
-    return " ".join(str(error).split())[:200]
 
 
 def _stack(data, weights):

@@ -15,7 +15,7 @@ import numpy as np
 
 from pops.policies.chain import Chain, NotPlain
 from pops.policies.network import Network
-from pops.support.errors import ConfigurationError
+from pops.support.errors import ConfigurationError, one_line
 
 # Operators that reach beyond the program.
 _DENIED = re.compile(r"(aten::(save|from_file|load|_?pickle\w*|_?unpickle\w*)|prim::rpc_\w+)$")
@@ -75,7 +75,7 @@ def open_file(path, settings):
         with warnings.catch_warnings(action="ignore"):  # that TorchScript is no longer developed
             module = torch.jit.load(str(path), map_location="cpu").eval()
     except Exception as error:  # PyTorch raises many kinds
-        raise ConfigurationError(f"{path}: cannot be read as TorchScript ({_line(error)})") from None
+        raise ConfigurationError(f"{path}: cannot be read as TorchScript ({one_line(error, 200)})") from None
     if not hasattr(module, "forward"):
         raise ConfigurationError(f"{path}: has no method forward, which would give the actions' values")
     _check_graph(path, module.inlined_graph)
@@ -98,7 +98,8 @@ def open_module(module, settings):
     try:
         own = copy.deepcopy(module).cpu().float().eval()
     except Exception as error:  # of whatever kind: it is the user's code that runs here
-        raise ConfigurationError(f"{name}: cannot be copied ({_line(error)}); give a function that calls it") from None
+        reason = one_line(error, 200)
+        raise ConfigurationError(f"{name}: cannot be copied ({reason}); give a function that calls it") from None
 
     def frozen():
         if isinstance(own, torch.jit.ScriptModule):
@@ -114,17 +115,13 @@ def open_module(module, settings):
     return _network(name, own, frozen, settings)
 
 
-def _line(error):
-    return " ".join(str(error).split())[:200]
-
-
 def _check_code(path):
     """Raises ConfigurationError for a program that names what it must not, by its text, of which nothing has run yet."""
     try:
         with zipfile.ZipFile(path) as archive:
             sources = [archive.read(name).decode() for name in archive.namelist() if name.endswith(".py")]
     except Exception as error:  # a damaged zip brings about many kinds
-        raise ConfigurationError(f"{path}: damaged ({_line(error)}); save or download it again") from None
+        raise ConfigurationError(f"{path}: damaged ({one_line(error, 200)}); save or download it again") from None
     text = "\n".join(sources)
     own = re.search(r"def (__[sg]etstate__)\(", text)
     classes = re.search(r"__torch__\.torch\.classes\.[\w.]+", text)
@@ -199,7 +196,7 @@ def _network(name, module, frozen, settings):
         except NotPlain:
             raise
         except Exception as error:  # PyTorch raises many kinds for what it cannot trace
-            raise NotPlain(_line(error)) from None
+            raise NotPlain(one_line(error, 200)) from None
         return _chain(graph, output, Chain(settings["observation_shape"]))
 
     first = next((values.shape[1] for values in module.parameters() if values.dim() == 2), None)

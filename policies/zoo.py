@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from pops.support.errors import ConfigurationError
+from pops.support.errors import ConfigurationError, one_line
 
 # Wrappers that PoPS plays by itself, where the environment is an Atari game.
 KNOWN_WRAPPERS = ("stable_baselines3.common.atari_wrappers.AtariWrapper",)
@@ -22,7 +22,6 @@ class ZooConfig:
         normalised: whether observations were normalised by VecNormalize.
         frame_stack: observations that are stacked.
         n_timesteps: environment steps of the training, or None.
-        env_kwargs: arguments of the environment.
         settings: all of the file.
     """
 
@@ -30,7 +29,6 @@ class ZooConfig:
     normalised: bool = False
     frame_stack: int = 1
     n_timesteps: int | None = None
-    env_kwargs: dict = field(default_factory=dict)
     settings: dict = field(default_factory=dict)
 
 
@@ -51,9 +49,7 @@ def read_zoo_config(path):
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror or error}") from None
     except (yaml.YAMLError, ValueError, TypeError) as error:
-        raise ConfigurationError(
-            f"{path}: no settings of the RL Baselines3 Zoo ({' '.join(str(error).split())[:200]})"
-        ) from None
+        raise ConfigurationError(f"{path}: no settings of the RL Baselines3 Zoo ({one_line(error, 200)})") from None
     if not isinstance(settings, dict):
         raise ConfigurationError(f"{path}: no settings of the RL Baselines3 Zoo")
     normalize = _value(settings.get("normalize"))
@@ -64,7 +60,6 @@ def read_zoo_config(path):
         normalised=bool(normalize) and bool(arguments.get("norm_obs", True)),
         frame_stack=int(settings.get("frame_stack") or 1),
         n_timesteps=int(float(steps)) if steps and float(steps) > 0 else None,
-        env_kwargs=dict(_value(settings.get("env_kwargs")) or {}),
         settings=settings,
     )
 

@@ -6,10 +6,11 @@ from pathlib import Path
 if not __package__:  # started as a file of a clone
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from pops.configs import configuration
+from pops import compress
+from pops.configs import check_environment
 from pops.support import commands
 from pops.support.errors import ConfigurationError
-from pops.support.files import ROOT, check_readable
+from pops.support.files import ROOT
 
 
 def main():
@@ -46,24 +47,19 @@ def main():
         if (arguments.environment is None) == (arguments.env_id is None):
             raise ConfigurationError("give either ENV, for example cartpole, or --env-id, for example Acrobot-v1")
         if arguments.env_id is None:
-            configuration(environment, arguments.profile, arguments.set, objective=arguments.objective)
+            check_environment(environment)
         elif arguments.teacher is None:
             raise ConfigurationError("--env-id: needs --teacher, as only ENV has one of its own")
         teacher = arguments.teacher or ROOT / "saved_models" / environment / "teacher.keras"
-        for path in filter(None, (teacher, arguments.normalizer)):
-            check_readable(path)
-        from pops.support.console import import_tensorflow, log, table  # from here on it takes seconds
-
-        import_tensorflow(teacher)
-        from pops import compress
-        from pops.support.results import choice_lines, result_rows
-
         summary = compress(
             *(teacher, environment, folder, arguments.profile, seed, arguments.set, arguments.objective, arguments.resume),
             tensorboard=arguments.tensorboard,
             normalizer=arguments.normalizer,
             expect=arguments.expect,
         )
+        from pops.support.console import log, table
+        from pops.support.results import choice_lines, result_rows
+
         log(table(result_rows(summary), words=2))
         log(f"ended: {summary['ended']}")
         for line in choice_lines(summary):

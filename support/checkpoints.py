@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import tensorflow as tf
 
-from pops.support.errors import Damaged
+from pops.support.errors import Damaged, one_line
 from pops.support.files import check_seal, checksum, replacing, seal
 
 
@@ -113,7 +113,7 @@ def _read_archive(path):
 
 
 def _in_a_line(error):
-    return " ".join(str(error).split())[:120] or type(error).__name__
+    return one_line(error, 120) or type(error).__name__
 
 
 def _read_part(folder, name):

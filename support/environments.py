@@ -17,7 +17,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from pops.configs import ENVIRONMENTS, configuration, is_atari, value_of
 from pops.support.atari import AtariEnvironments
-from pops.support.errors import ConfigurationError
+from pops.support.errors import ConfigurationError, one_line
 from pops.support.workers import ProcessEnvironments, make_one
 
 
@@ -76,7 +76,7 @@ def import_environments(names):
         try:
             importlib.import_module(module)
         except Exception as error:  # of whatever kind: it is the user's code that runs here
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = one_line(error) or type(error).__name__
             raise ConfigurationError(f"--import {name}: cannot be imported ({type(error).__name__}: {reason})") from None
 
 
@@ -216,7 +216,7 @@ def _of_factory(factory):
     try:
         first, second = factory(), factory()
     except Exception as error:  # of whatever kind: it is the user's code that runs here
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise ConfigurationError(
             f"the environment's factory {name} raised {type(error).__name__}: {reason}; it is called without arguments"
         ) from None
@@ -304,7 +304,7 @@ def _made(settings):
     except ConfigurationError as error:
         raise ConfigurationError(f"environment.id: {settings['id']} {error}") from None
     except Exception as error:  # of whatever kind: an environment's own code runs here
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         way = "; install with: pip install -r requirements-mujoco.txt" if "mujoco" in reason.lower() else ""
         raise ConfigurationError(f"environment.id: {settings['id']} cannot be made ({reason}){way}") from None
 

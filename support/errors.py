@@ -11,3 +11,8 @@ class RunFailed(Exception):
 
 class Damaged(ValueError):
     """A file is not what was written. The message says in what way."""
+
+
+def one_line(error, most=None):
+    """An error's text on one line, of at most so many characters."""
+    return " ".join(str(error).split())[:most]

@@ -6,7 +6,7 @@ import zipfile
 
 import keras
 
-from pops.support.errors import ConfigurationError
+from pops.support.errors import ConfigurationError, one_line
 from pops.support.files import check_listed, check_readable, check_seal, listing, replacing, seal
 
 
@@ -24,7 +24,7 @@ def read_network(path):
             check_seal(path, needed=False)
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises many kinds for what is no model file
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         needs = _needs(reason) or f"damaged, or no Keras model file ({reason[:200]})"
         raise ConfigurationError(f"{path}: {needs}") from None
 

@@ -49,7 +49,7 @@ def run_pops(teacher, environment, out, profile, seed, settings, objective, resu
                 reference = reference_of(policy.played, mean, config, seeds, run)
                 if isinstance(policy, TeacherFunction):
                     policy = imitator(policy, reference, environment, config, seeds, run)
-                    aims["imitated"] = given
+                    aims = aims | {"imitated": given}  # a copy: the run remembers the other
                 elif policy.played is not policy.network:
                     log(run.once(("folding",), folding_text, policy, config, seeds))
                 task = new_task(policy.played, reference, sum(policy.layer_sizes()), config, seeds, run)

@@ -16,7 +16,7 @@ import gymnasium
 import numpy as np
 
 from pops.support.console import quiet
-from pops.support.errors import RunFailed
+from pops.support.errors import RunFailed, one_line
 from pops.support.spaces import adapted
 
 
@@ -103,7 +103,7 @@ def checked(name, method, *arguments, **named):
     try:
         result = method(*arguments, **named)
     except Exception as error:  # of whatever kind: it is the environment's code that runs here
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise RunFailed(f"{name}: {method.__name__} raised {type(error).__name__}: {reason}") from None
     if method.__name__ == "step" and np.ndim(result[1]):
         raise RunFailed(f"{name}: the reward is an array of shape {np.shape(result[1])}, and must be a number")

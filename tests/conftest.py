@@ -8,10 +8,12 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import numpy as np
 import pytest
 from filelock import FileLock
 
 from pops.configs import configuration
+from pops.support.errors import ConfigurationError
 from pops.support.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,6 +85,20 @@ def refused(result, *words):
     assert result.stderr.count("\n") == 1 and "Traceback" not in result.stderr, result.stderr
     for word in words:
         assert word in result.stderr
+
+
+def read_or_refused(read, path, times, places):
+    """Reads a file with random damages: cut off, or bytes changed in so many places. It is read, or refused in one line."""
+    whole, generator = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(times):
+        content = bytearray(whole[: generator.integers(1, len(whole))] if generator.random() < 0.3 else whole)
+        for place in generator.integers(0, len(content), places):
+            content[place] = generator.integers(0, 256)
+        path.write_bytes(content)
+        try:
+            read(path)
+        except ConfigurationError as error:
+            assert "\n" not in str(error)
 
 
 def tiny_pops(out, *arguments):

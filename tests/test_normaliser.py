@@ -15,6 +15,8 @@ from pops.policies.normaliser import find_normaliser, read_normaliser
 from pops.policies.zoo import ZooConfig, read_zoo_config, refuse_wrappers
 from pops.support.errors import ConfigurationError
 
+from conftest import read_or_refused
+
 
 def named(module, name):
     """A class that is pickled by a name which is not installed here."""
@@ -141,16 +143,7 @@ def test_a_pickle_cannot_change_the_reader(save, tmp_path):
 
 def test_damaged_pickles_are_refused_whatever_is_wrong(save):
     path = save()
-    whole, generator = path.read_bytes(), np.random.default_rng(0)
-    for _ in range(500):
-        content = bytearray(whole[: generator.integers(1, len(whole))] if generator.random() < 0.3 else whole)
-        for place in generator.integers(0, len(content), 3):
-            content[place] = generator.integers(0, 256)
-        path.write_bytes(content)
-        try:
-            read_normaliser(path)
-        except ConfigurationError as error:
-            assert "\n" not in str(error)
+    read_or_refused(read_normaliser, path, 500, 3)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from torch import nn
 from pops.policies.stable_baselines import read
 from pops.support.errors import ConfigurationError
 
+from conftest import read_or_refused
+
 torch.set_num_threads(1)
 CLASSES = {
     "PPO": ("stable_baselines3.common.policies", "ActorCriticPolicy"),
@@ -365,13 +367,4 @@ def test_nothing_of_a_file_is_run(tmp_path):
 
 def test_damaged_files_are_refused_whatever_is_wrong(tmp_path):
     path = write(tmp_path / "a.zip", "PPO", HEAD)
-    whole, generator = path.read_bytes(), np.random.default_rng(0)
-    for _ in range(200):
-        content = bytearray(whole[: generator.integers(1, len(whole))] if generator.random() < 0.3 else whole)
-        for place in generator.integers(0, len(content), 5):
-            content[place] = generator.integers(0, 256)
-        path.write_bytes(content)
-        try:
-            read(path)
-        except ConfigurationError as error:
-            assert "\n" not in str(error)
+    read_or_refused(read, path, 200, 5)
