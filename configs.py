@@ -66,6 +66,7 @@ CARTPOLE = {
         "max_episode_steps": 200,
         "actions": [],
         "sticky": 0.0,
+        "simulator": "auto",
     },
     "model": {"observation_shape": [4], "actions": 2, "widths": [256, 256, 128]} | _LAYERS,
     "evaluation": {

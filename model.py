@@ -15,7 +15,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pops.configs import is_atari
 from pops.utils import kernels
 
 # Up to this many weights a product is done as multiply and sum. The compiler fuses that with its neighbours, while a call
@@ -564,12 +563,16 @@ class FramesStudent(ConvolutionalStudent, ConvolutionalAgent):
 
 
 def agents_of(environment):
-    """The classes of an environment's networks. One without its own has dense ones; an Atari game, convolutional ones."""
+    """The classes of an environment's networks. One without its own has dense ones; an Atari game, convolutional ones.
+
+    Args:
+        environment: a key of configs.ENVIRONMENTS, Gymnasium's name of one, or that with dots, as in networks' names.
+    """
     if environment in AGENTS:
         return AGENTS[environment]
-    name = {"environment": environment.replace("/", ".")}  # Keras takes no slash in a name
-    bases = (ConvolutionalAgent, FramesStudent) if is_atari({"id": environment}) else (DenseAgent, DenseStudent)
-    return Agents(*(type(base.__name__, (base,), name) for base in bases))
+    name = environment.replace("/", ".")  # Keras takes no slash in a name
+    bases = (ConvolutionalAgent, FramesStudent) if name.startswith("ALE.") else (DenseAgent, DenseStudent)
+    return Agents(*(type(base.__name__, (base,), {"environment": name}) for base in bases))
 
 
 AGENTS = {

@@ -173,7 +173,7 @@ def read_policy(path, environment=None, assignments=(), normalizer=None):
     if what_is(path) in ("a file of Stable-Baselines3", *NETWORKS):
         if environment is None:
             raise ConfigurationError(f"{path}: does not name its environment; give it with --env")
-        config = configuration_of(environment, assignments=assignments)
+        config = configuration_of(environment, assignments=["environment.simulator=gymnasium", *assignments])
         agent = load_teacher(path, environment, config["model"], normalizer)
         if isinstance(agent, TeacherFunction):
             return Policy(agent, environment, config, agent)
@@ -184,7 +184,7 @@ def read_policy(path, environment=None, assignments=(), normalizer=None):
     named = network.name.rpartition("_")[0]
     if environment is None and not (environment := named if named in ENVIRONMENTS else registered_name(named)):
         raise ConfigurationError(f"{path}: does not name its environment; give it with --env")
-    config = configuration_of(environment, assignments=assignments)
+    config = configuration_of(environment, assignments=["environment.simulator=gymnasium", *assignments])
     kind = agents_of(environment).teacher
     agent = policy_of(keras_network.as_network(network, kind, config["model"], path), kind, config["model"], environment)
     # It plays as it is in the file: folded, its outputs are rounded differently.

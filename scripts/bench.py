@@ -12,6 +12,12 @@ from pops.support import commands
 def main():
     parser = commands.Parser(__doc__, "python scripts/bench.py")
     parser.add_argument("--seconds", type=float, default=3.0, metavar="X", help="how long each figure is measured (3)")
+    simulators = parser.add_argument_group("EnvPool beside Gymnasium, instead")
+    simulators.add_argument("--simulators", type=Path, nargs="+", metavar="MODEL", help="policies that are played in both")
+    simulators.add_argument("--env", metavar="ENV", help="their environment, where the files do not tell")
+    simulators.add_argument(
+        "--episodes", type=commands.integer(2, 100_000), default=2000, metavar="N", help="for each policy, in each (2,000)"
+    )
     arguments = parser.parse_args()
     if not 0 < arguments.seconds <= 600:
         parser.error("--seconds: give a number above 0, up to 600")
@@ -19,10 +25,15 @@ def main():
     def command():
         from pops.support.console import import_tensorflow
 
-        import_tensorflow()
-        from pops.support.speed import measure
+        import_tensorflow(*arguments.simulators or ())
+        if arguments.simulators:
+            from pops.support.simulators import compare
 
-        measure(arguments.seconds)
+            compare(arguments.simulators, arguments.env, arguments.episodes)
+        else:
+            from pops.support.speed import measure
+
+            measure(arguments.seconds)
 
     commands.run_command(command)
 

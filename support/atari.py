@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import gymnasium
 import numpy as np
 
-from pops.support.workers import cores, room_for_results
+from pops.support.vector import cores, room_for_results
 
 _games = weakref.WeakSet()  # all AtariEnvironments
 

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import difflib
 import functools
-import importlib
+import importlib.util
 import json
 import os
 import re
@@ -18,7 +18,7 @@ from gymnasium.envs.registration import EnvSpec
 from pops.configs import ENVIRONMENTS, configuration, is_atari, value_of
 from pops.support.atari import AtariEnvironments
 from pops.support.errors import ConfigurationError, one_line
-from pops.support.workers import ProcessEnvironments, make_one
+from pops.support.vector import GymnasiumEnvironments, PoolEnvironments, make_one
 
 
 def make_environments(settings, count, autoreset=True):
@@ -35,14 +35,25 @@ def make_environments(settings, count, autoreset=True):
     is_registered(settings)
     if is_atari(settings):
         return AtariEnvironments(settings, count, autoreset)
-    # Gymnasium's vectorised forms and other processes know nothing of what was registered or changed in this process.
-    as_gymnasium_has_it = gymnasium.registry.get(settings["id"]) == registered_by_gymnasium().get(settings["id"])
-    vectorised = gymnasium.spec(settings["id"]).vector_entry_point is not None and not settings.get("kwargs")
-    if not (as_gymnasium_has_it and vectorised):
-        return ProcessEnvironments(settings, count, autoreset, everywhere=as_gymnasium_has_it)
+    if settings.get("simulator") == "envpool":
+        return PoolEnvironments(settings, count, autoreset)
+    if not (is_plain(settings) and gymnasium.spec(settings["id"]).vector_entry_point):
+        return GymnasiumEnvironments(settings, count, autoreset)
     return gymnasium.make_vec(
         settings["id"], count, vectorization_mode="vector_entry_point", max_episode_steps=settings["max_episode_steps"]
     )
+
+
+def is_plain(settings):
+    """Whether an environment is as Gymnasium has it, without changes in this process or arguments of its own."""
+    there = gymnasium.registry.get(settings["id"]) == registered_by_gymnasium().get(settings["id"])
+    return there and not settings.get("kwargs")
+
+
+def simulator_of(settings):
+    """What steps an environment's copies in PoPS: EnvPool, where that is installed and does the same as Gymnasium."""
+    known = settings["id"] in PoolEnvironments.KNOWN and is_registered(settings) and is_plain(settings)
+    return "envpool" if known and importlib.util.find_spec("envpool") else "gymnasium"
 
 
 @functools.cache
@@ -154,7 +165,11 @@ def configuration_of(environment, profile="fast", assignments=(), objective=None
         given = dict(assignment.partition("=")[::2] for assignment in assignments)
         keys = [key for key in ("kwargs", "imports") if f"environment.{key}" in given]  # without which it cannot be made
         described = describe(environment, **{key: value_of(given[f"environment.{key}"]) for key in keys})
-    return configuration(environment, profile, assignments, described, objective)
+    config = configuration(environment, profile, assignments, described, objective)
+    settings = config["environment"]
+    if settings["simulator"] == "auto":
+        settings["simulator"] = simulator_of(settings)
+    return config
 
 
 def named(environment):
@@ -292,6 +307,15 @@ def check_spaces(config):
     """Raises ConfigurationError unless the environment exists and has the shapes that the group `model` says."""
     name, model = config["environment"]["id"], config["model"]
     check_registered(config["environment"])
+    if config["environment"]["simulator"] == "envpool":
+        if not (name in PoolEnvironments.KNOWN and is_plain(config["environment"])):
+            raise ConfigurationError(
+                f"environment.simulator: envpool does not have {name} as Gymnasium does; set gymnasium"
+            )
+        if not importlib.util.find_spec("envpool"):
+            raise ConfigurationError(
+                "environment.simulator: envpool is not installed; install with: pip install -r requirements-envpool.txt"
+            )
     for key, value in _described(*_made(config["environment"])).items():
         if model[key] != value:
             raise ConfigurationError(f"model.{key}: {model[key]} does not fit {name}, which has {value}")

@@ -253,7 +253,8 @@ def play_episodes(network, config, seeds, episodes, use, *purpose, watch=None):
 
 
 def report_rewards(network, config, seeds, episodes, *purpose, watch=None):
-    """Statistics of the rewards of a plain network over fresh episodes, as they are reported."""
+    """Statistics of the rewards of a plain network over fresh episodes, as they are reported: of Gymnasium itself."""
+    config = config | {"environment": config["environment"] | {"simulator": "gymnasium"}}
     rewards, played = play_episodes(network, config, seeds, episodes, "report", *purpose, watch=watch)
     # Elsewhere episodes start from many states, so that the same actions do not mean the same episode.
     return reward_statistics(rewards, played if is_atari(config["environment"]) else None)

@@ -33,6 +33,11 @@ SETTINGS = {
         "max_episode_steps": (integer(1, 10**6), "steps after which an episode is cut off"),
         "actions": (INDICES, "the environment's actions that the policy chooses from; [] for all (Atari games only)"),
         "sticky": (number(0, 0.99), "probability that the last action is repeated instead (Atari games only)"),
+        "simulator": (
+            one_of("auto", "gymnasium", "envpool"),
+            "what steps the copies of PoPS, while rewards are reported in Gymnasium itself; auto: EnvPool where it is "
+            "installed and does the same",
+        ),
     },
     "model": {
         "observation_shape": (WIDTHS, "shape of one observation"),

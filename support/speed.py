@@ -19,7 +19,7 @@ from pops.support.networks import read_network
 from pops.support.playing import Player, single
 from pops.support.replay import ReplayMemory
 from pops.support.updates import initial_state
-from pops.support.workers import cores
+from pops.support.vector import cores
 from pops.train import train_student
 from pops.utils import kernels
 

@@ -10,17 +10,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from pops.compress import compress
 from pops.configs import configuration
-from pops.model import DQNPacman, DQNPong, StudentPacman, StudentPong
+from pops.model import DQNPacman, DQNPong, FramesStudent, StudentPacman, StudentPong, agents_of
 from pops.policies.teacher import load_teacher
 from pops.prune import PruningSchedule, _calculate_sizes_according_to_redundancy, alive, strongest_units
 from pops.support.atari import AtariEnvironments
-from pops.support.environments import check_spaces, is_registered, make_environments, spaces
+from pops.support.environments import check_spaces, configuration_of, is_registered, make_environments, spaces
 from pops.support.networks import read_network, save_network
 from pops.support.seeds import Seeds
 from pops.support.states import StateMemory
 from pops.support.updates import initial_state
-from pops.support.workers import cores
+from pops.support.vector import cores
 from pops.train import train_dqn, train_student
 from pops.utils import count_weights
 
@@ -335,6 +336,18 @@ def test_a_game_goes_through_the_same_commands(tmp_path):
     greedy = json.loads(run(*arguments, "--greedy"))
     assert greedy["weights"] == summary["final"]["weights"]
     assert greedy != json.loads(run(*arguments, "--set=evaluation.epsilon=1"))
+
+
+def test_any_other_game_is_compressed(tmp_path):
+    name = "ALE/Breakout-v5"
+    kinds = agents_of(name)
+    assert agents_of(kinds.teacher.environment).student.mro()[1] is FramesStudent
+    teacher = kinds.teacher(configuration_of(name)["model"], [4, 4, 4, 8]).network
+    settings = [*(setting for setting in TINY_POPS if not setting.startswith("replay.student_steps")), "evaluation.also=[]"]
+    summary = compress(teacher, name, tmp_path / "run", settings=settings)
+    student = read_network(tmp_path / "run" / "student.keras")
+    assert student.name == "ALE.Breakout-v5_student" and summary["final"]["step"] == 1
+    assert student.count_params() < teacher.count_params()
 
 
 def test_pacmans_network_and_lives(generator):

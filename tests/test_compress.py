@@ -16,14 +16,14 @@ from pops.model import DQNPong, agents_of
 from pops.policies.formats import what_is
 from pops.policies.functions import TeacherFunction
 from pops.policies.teacher import load_teacher
-from pops.support import workers
+from pops.support import vector
 from pops.support.environments import check_spaces, configuration_of, describe, make_environments
 from pops.support.errors import ConfigurationError, RunFailed
 from pops.support.networks import read_network, save_network
 from pops.support.playing import evaluate_network, select_actions
 from pops.support.seeds import Seeds
 from pops.support.session import goal, warn_of
-from pops.support.workers import ProcessEnvironments
+from pops.support.vector import GymnasiumEnvironments
 
 from conftest import TEACHER, TINY, Evil, command, refused
 
@@ -33,12 +33,6 @@ ANY = [setting for setting in TINY if not setting.startswith("evaluation.")] + [
     "replay.student_states=100",
     "distill.until=objective",
 ]
-
-
-@pytest.fixture(autouse=True)
-def no_processes_left():
-    yield
-    workers._stop_workers()
 
 
 class Odd(gymnasium.Env):
@@ -82,7 +76,7 @@ def test_an_environment_describes_itself():
     assert config["prune"]["iterations"] == 3 and config["evaluation"]["objective"] is None
     continuous = configuration_of("Pendulum-v1")["model"]
     assert continuous["actions"] == 1 and continuous["bounds"] == [[-2.0], [2.0]]
-    assert configuration_of("cartpole") == configuration("cartpole")
+    assert configuration_of("cartpole") == configuration("cartpole", assignments=["environment.simulator=gymnasium"])
 
 
 @pytest.mark.parametrize(
@@ -224,11 +218,11 @@ def test_a_derived_objective_stands_in_the_summary_and_a_run_goes_on_with_it(tmp
     assert config["settings"]["evaluation"]["objective"] is None
 
 
-def test_environments_that_the_caller_registered_are_played_in_one_process(monkeypatch):
-    monkeypatch.setattr(workers, "cores", lambda: 2)
+def test_environments_that_the_caller_registered_are_played_in_all_processes(monkeypatch):
+    monkeypatch.setattr(vector, "cores", lambda: 2)
     register(monkeypatch)
     copies = make_environments({"id": "odd/Odd-v0", "max_episode_steps": 5}, 20, autoreset=False)
-    assert len(copies.shares) == 1
+    assert copies.vector.num_envs == 2
     copies.reset(seed=0)
     ends = [copies.step(np.zeros(20, np.int64))[3].all() for _ in range(5)]
     assert ends == [False] * 4 + [True]
@@ -242,7 +236,7 @@ def test_a_teacher_for_cartpole_is_one_for_gymnasiums_cartpole():
 
 
 def test_an_environments_factory_is_compressed_in_and_resumed(tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "cores", lambda: 2)
+    monkeypatch.setattr(vector, "cores", lambda: 2)
 
     def heavy_cartpole():
         environment = gymnasium.make("CartPole-v1", max_episode_steps=50)
@@ -327,10 +321,10 @@ def test_continuous_actions_stay_within_their_bounds():
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_copies_take_continuous_actions(processes, monkeypatch):
-    monkeypatch.setattr(workers, "cores", lambda: processes)
-    monkeypatch.setattr(ProcessEnvironments, "COPIES", 1)
+    monkeypatch.setattr(vector, "cores", lambda: processes)
+    monkeypatch.setattr(GymnasiumEnvironments, "COPIES", 1)
     copies = make_environments({"id": "Pendulum-v1", "max_episode_steps": 30}, 3)
-    assert len(copies.shares) == processes
+    assert copies.vector.num_envs == processes
     actions = np.random.default_rng(0).uniform(-2, 2, (20, 3, 1)).astype(np.float32)
     observations, _ = copies.reset(seed=5)
     results = [copies.step(step) for step in actions]

@@ -3,6 +3,9 @@
 import dataclasses
 import functools
 import gc
+import importlib
+import importlib.util
+import warnings
 
 import gymnasium
 import numpy as np
@@ -11,20 +14,14 @@ from gymnasium.envs.registration import EnvSpec
 
 from pops.configs import configuration
 from pops.model import ActorLunarLander
-from pops.support import workers
-from pops.support.environments import configuration_of, describe, make_environments, named
+from pops.support import vector
+from pops.support.environments import check_spaces, configuration_of, describe, make_environments, named
 from pops.support.errors import ConfigurationError, RunFailed
-from pops.support.playing import Player, evaluate_network, single, varied
+from pops.support.playing import Player, evaluate_network, report_rewards, single, varied
 from pops.support.seeds import Seeds
-from pops.support.workers import ProcessEnvironments
+from pops.support.vector import GymnasiumEnvironments, PoolEnvironments
 
 LUNARLANDER = {"id": "LunarLander-v3", "max_episode_steps": 90}
-
-
-@pytest.fixture(autouse=True)
-def no_processes_left():
-    yield
-    workers._stop_workers()
 
 
 def actions_of(copies, steps=200):
@@ -45,10 +42,10 @@ def single_copy(seed, actions):
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_copies_play_what_single_environments_play(processes, monkeypatch):
-    monkeypatch.setattr(workers, "cores", lambda: processes)
-    monkeypatch.setattr(ProcessEnvironments, "COPIES", 1)
+    monkeypatch.setattr(vector, "cores", lambda: processes)
+    monkeypatch.setattr(GymnasiumEnvironments, "COPIES", 1)
     copies = make_environments(LUNARLANDER, 5)
-    assert isinstance(copies, ProcessEnvironments) and len(copies.shares) == processes
+    assert isinstance(copies, GymnasiumEnvironments) and copies.vector.num_envs == processes
     actions = actions_of(5)
     for _ in range(2):  # the second time with copies that have been used
         observations, _ = copies.reset(seed=7)
@@ -66,40 +63,23 @@ def test_copies_play_what_single_environments_play(processes, monkeypatch):
 def test_without_autoreset_an_ended_copy_stays_as_it_is():
     copies = make_environments(LUNARLANDER, 4, autoreset=False)
     copies.reset(seed=1)
-    ended = np.zeros(4, bool)
+    before, ended = copies.step(np.zeros(4, int)), np.zeros(4, bool)
     for step in actions_of(4):
-        before = copies.results.copy()
-        _, _, terminated, truncated, _ = copies.step(step)
-        np.testing.assert_array_equal(copies.results[ended], before[ended])
-        ended = terminated | truncated
+        after = copies.step(step)
+        for then, now in zip(before[:4], after[:4], strict=True):
+            np.testing.assert_array_equal(now[ended], then[ended])
+        before, ended = after, after[2] | after[3]
     assert ended.all()
 
 
-def groups():
-    """Numbers of the groups of copies that this process holds."""
-    return [number for group in workers._running.values() for number in group[0].copies.groups]
-
-
-def test_copies_that_nobody_uses_are_dropped():
-    first, second = make_environments(LUNARLANDER, 4), make_environments(LUNARLANDER, 4)
-    first.reset(seed=0)
-    second.reset(seed=0)
-    assert groups() == [first.number, second.number]
-    first.close()
-    number = second.number
-    del second
+def test_processes_end_when_nobody_uses_their_copies(monkeypatch):
+    monkeypatch.setattr(vector, "cores", lambda: 2)
+    closed, dropped = make_environments(LUNARLANDER, 16), make_environments(LUNARLANDER, 16)
+    processes = [*closed.vector.processes, *dropped.vector.processes]
+    closed.close()
+    del dropped
     gc.collect()
-    third = make_environments(LUNARLANDER, 4)
-    third.reset(seed=0)
-    assert groups() == [third.number] != [number]
-
-
-def test_evaluations_leave_at_most_their_last_copies_behind():
-    config = configuration("lunarlander", assignments=["environment.max_episode_steps=5", "model.widths=[4]"])
-    network = ActorLunarLander(config["model"]).network
-    for number in range(3):
-        evaluate_network(network, config, Seeds(0), 2, "report", number)
-    assert len(groups()) == 1
+    assert len(processes) == 4 and not any(process.is_alive() for process in processes)
 
 
 def test_many_episodes_are_played_in_parts(monkeypatch):
@@ -120,12 +100,12 @@ def policy():
 
 
 def test_a_process_that_ended_fails_the_run_in_one_line(monkeypatch):
-    monkeypatch.setattr(workers, "cores", lambda: 2)
+    monkeypatch.setattr(vector, "cores", lambda: 2)
     player = Player(policy(), LUNARLANDER, 16, "greedy")
-    worker = player.environments.workers[1]
+    process = player.environments.vector.processes[1]
 
     def on_step(step):
-        worker.process.kill()
+        process.kill()
         return True
 
     with pytest.raises(RunFailed, match=r"a process that steps the environment ended \(exit code -9\)"):
@@ -134,13 +114,14 @@ def test_a_process_that_ended_fails_the_run_in_one_line(monkeypatch):
 
 
 def test_an_interrupted_step_leaves_no_answer_for_the_next_one(monkeypatch):
-    monkeypatch.setattr(workers, "cores", lambda: 2)
+    monkeypatch.setattr(vector, "cores", lambda: 2)
     copies = make_environments(LUNARLANDER, 16)
     first, _ = copies.reset(seed=0)
-    here = copies.workers[0]
-    monkeypatch.setattr(here, "receive", lambda results: (_ for _ in ()).throw(KeyboardInterrupt))
+    processes = copies.vector.processes
+    monkeypatch.setattr(copies.vector, "step_wait", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         copies.step(np.zeros(16, int))
+    assert not any(process.is_alive() for process in processes)
     again, _ = make_environments(LUNARLANDER, 16).reset(seed=0)
     np.testing.assert_array_equal(first, again)
 
@@ -172,8 +153,8 @@ CHANGED = {
 @pytest.mark.parametrize("case", CHANGED)
 def test_what_is_played_is_what_gymnasium_makes_in_this_process(case, monkeypatch):
     name, changes = CHANGED[case]
-    monkeypatch.setattr(workers, "cores", lambda: 2)
-    monkeypatch.setattr(ProcessEnvironments, "COPIES", 1)
+    monkeypatch.setattr(vector, "cores", lambda: 2)
+    monkeypatch.setattr(GymnasiumEnvironments, "COPIES", 1)
     settings = {"id": name, "max_episode_steps": gymnasium.spec(name).max_episode_steps}
     make_environments(settings, 4).reset(seed=0)  # as Gymnasium has it, with another process where there is one
     changed = dataclasses.replace(gymnasium.spec(name), **changes)
@@ -192,14 +173,162 @@ def test_what_is_played_is_what_gymnasium_makes_in_this_process(case, monkeypatc
             break
 
 
+STEADY = """
+import gymnasium
+import numpy as np
+
+REWARD = 1.0
+
+
+class Steady(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, seed=None, options=None):
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(2, np.float32), REWARD, False, False, {}
+"""
+
+
+def test_what_other_processes_would_not_have_is_played_in_this_one(tmp_path, monkeypatch, registry):
+    monkeypatch.setattr(vector, "cores", lambda: 2)
+    (tmp_path / "steady.py").write_text(STEADY)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("steady")
+    registry["Steady-v0"] = EnvSpec("Steady-v0", "steady:Steady", max_episode_steps=5)
+    for reward, processes in ((1.0, 2), (3.0, 1)):
+        module.REWARD = reward
+        copies = make_environments({"id": "Steady-v0", "max_episode_steps": 5}, 16)
+        copies.reset(seed=0)
+        assert copies.vector.num_envs == processes
+        assert set(copies.step(np.zeros(16, int))[1]) == {reward}
+        copies.close()
+
+
 def test_a_new_name_for_a_changed_environment_is_played_by_all_copies(monkeypatch):
-    monkeypatch.setattr(workers, "cores", lambda: 2)
+    monkeypatch.setattr(vector, "cores", lambda: 2)
     entry, wrappers = gymnasium.spec("Acrobot-v1").entry_point, CHANGED["wrapper"][1]["additional_wrappers"]
     spec = EnvSpec("Changed-v0", entry, max_episode_steps=500, additional_wrappers=wrappers)
     monkeypatch.setitem(gymnasium.registry, "Changed-v0", spec)
     copies = make_environments({"id": "Changed-v0", "max_episode_steps": 500}, 32)
     copies.reset(seed=0)
     assert set(copies.step(np.ones(32, int))[1]) == {1000.0}
+
+
+# EnvPool
+
+
+needs_envpool = pytest.mark.skipif(not importlib.util.find_spec("envpool"), reason="needs requirements-envpool.txt")
+MUJOCO = (
+    "HalfCheetah-v4",
+    "HalfCheetah-v5",
+    "Hopper-v4",
+    "Hopper-v5",
+    "Swimmer-v4",
+    "Swimmer-v5",
+    "Walker2d-v4",
+    "Walker2d-v5",
+)
+
+
+def put_into_state(environment, observation):
+    """Brings an environment into the state in which another one gave its first observation."""
+    inside, name = environment.unwrapped, environment.spec.name
+    if hasattr(inside, "set_state"):
+        hidden = np.zeros(2 if name == "Swimmer" else 1)  # where it is, which does not matter
+        position, velocity = np.split(np.concatenate([hidden, observation]), [inside.model.nq])
+        inside.set_state(position, velocity)
+    elif name == "Acrobot":
+        cosine, sine, cosine_2, sine_2, *velocities = observation
+        inside.state = np.array([np.arctan2(sine, cosine), np.arctan2(sine_2, cosine_2), *velocities])
+    elif name == "Pendulum":
+        inside.state = np.array([np.arctan2(observation[1], observation[0]), observation[2]])
+    else:
+        inside.state = np.array(observation)
+
+
+@needs_envpool
+@pytest.mark.parametrize("name", ["Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Pendulum-v1", *MUJOCO])
+def test_envpool_does_what_gymnasium_does(name):
+    if name in MUJOCO:
+        pytest.importorskip("mujoco")
+    settings = configuration_of(name)["environment"]
+    assert settings["simulator"] == "envpool"
+    copies, generator = make_environments(settings, 8, autoreset=False), np.random.default_rng(0)
+    assert isinstance(copies, PoolEnvironments)
+    with warnings.catch_warnings(action="ignore"):
+        alone = [gymnasium.make(name, disable_env_checker=True) for _ in range(8)]
+    space = alone[0].action_space
+    space.seed(0)
+    for environment, observation in zip(alone, copies.reset(seed=3)[0], strict=True):
+        environment.reset(seed=0)
+        put_into_state(environment, observation.astype(np.float64))
+    ended = np.zeros(8, bool)
+    for _ in range(12):
+        actions = np.array([space.sample() for _ in alone] if space.shape else generator.integers(space.n, size=8))
+        results = copies.step(actions)
+        for index in np.flatnonzero(~ended):
+            observation, *others = alone[index].step(actions[index])[:4]
+            np.testing.assert_allclose(results[0][index], observation, rtol=1e-3, atol=1e-3)
+            np.testing.assert_allclose([part[index] for part in results[1:4]], others, rtol=1e-3, atol=1e-3)
+        ended = results[2] | results[3]
+
+
+@needs_envpool
+@pytest.mark.parametrize("autoreset", [True, False])
+def test_copies_in_envpool_follow_from_their_own_seeds(autoreset):
+    settings = LUNARLANDER | {"simulator": "envpool"}
+    few, many = make_environments(settings, 3, autoreset), make_environments(settings, 5, autoreset)
+    actions = actions_of(5)
+    for _ in range(2):  # the second time with copies that have been used
+        np.testing.assert_array_equal(few.reset(seed=9)[0], many.reset(seed=7)[0][2:])
+        ended, ends = np.zeros(5, bool), np.zeros(2, int)
+        for step in actions:
+            results = many.step(step)
+            for part, other in zip(few.step(step[2:])[:4], results[:4], strict=True):
+                np.testing.assert_array_equal(part, other[2:])
+            if autoreset:  # a step that only starts an episode
+                assert not any(part[ended].any() for part in results[1:4])
+            ended = results[2] | results[3]
+            ends += results[2].sum(), results[3].sum()
+        assert ended.all() or autoreset
+        assert ends.min() > 0  # episodes ended both ways
+
+
+@needs_envpool
+def test_rewards_are_reported_in_gymnasium():
+    config = configuration_of("LunarLander-v3", assignments=["model.widths=[4]"])
+    network = ActorLunarLander(config["model"]).network
+    assert config["environment"]["simulator"] == "envpool"
+    reports = [report_rewards(network, config, Seeds(0), 4, "report")]
+    config["environment"]["simulator"] = "gymnasium"
+    assert reports == [report_rewards(network, config, Seeds(0), 4, "report")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"environment.simulator": "envpool"}, "envpool does not have CartPole-v1 as Gymnasium does"),
+        ({"environment.simulator": "bullet"}, 'environment.simulator: "bullet" is not one of auto, gymnasium, envpool'),
+    ],
+)
+def test_a_simulator_that_does_not_fit_is_refused(changes, words):
+    with pytest.raises(ConfigurationError, match=words):
+        check_spaces(configuration_of("CartPole-v1", assignments=[f"{key}={value}" for key, value in changes.items()]))
+
+
+@needs_envpool
+def test_an_environment_that_was_changed_is_not_taken_from_envpool(monkeypatch):
+    assert configuration_of("Acrobot-v1")["environment"]["simulator"] == "envpool"
+    kwargs = configuration_of("LunarLander-v3", assignments=['environment.kwargs={"gravity":-5.0}'])
+    assert kwargs["environment"]["simulator"] == "gymnasium"
+    changed = dataclasses.replace(gymnasium.spec("Acrobot-v1"), **CHANGED["wrapper"][1])
+    monkeypatch.setitem(gymnasium.registry, "Acrobot-v1", changed)
+    assert configuration_of("Acrobot-v1")["environment"]["simulator"] == "gymnasium"
+    with pytest.raises(ConfigurationError, match="envpool does not have Acrobot-v1 as Gymnasium does"):
+        check_spaces(configuration_of("Acrobot-v1", assignments=["environment.simulator=envpool"]))
 
 
 # Environments that are given as objects or by what makes them
@@ -250,13 +379,12 @@ def registry():
 
 
 def test_the_copies_played_are_what_a_factory_makes(registry, monkeypatch):
-    monkeypatch.setattr(workers, "cores", lambda: 2)
+    monkeypatch.setattr(vector, "cores", lambda: 2)
     name, settings = named(shifted_acrobot)
     assert (name, settings) == ("pops/shifted_acrobot-v0", [])
     described = describe(name)["environment"]
     assert described["max_episode_steps"] == 30
     copies, alone = make_environments(described, 20, autoreset=False), shifted_acrobot()
-    assert len(copies.shares) == 1  # other processes do not know it
     observations, _ = copies.reset(seed=3)
     np.testing.assert_array_equal(observations[0], alone.reset(seed=3)[0])
     for _ in range(30):

@@ -17,7 +17,7 @@ for name in ("sched_getaffinity", "fork", "setsid"):
     vars(os).pop(name, None)
 for name in sys.argv[1:]:
     importlib.import_module(name)
-from pops.support.workers import cores
+from pops.support.vector import cores
 print(cores())
 """
 
@@ -39,7 +39,7 @@ APART = {
 
 def test_every_module_imports_without_what_only_posix_has():
     names = [name for name in modules() if name not in APART]
-    assert "pops.support.workers" in names and len(names) > 40
+    assert "pops.support.vector" in names and len(names) > 40
     result = subprocess.run(
         [sys.executable, "-c", PROGRAM, *names], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
     )
