@@ -4,7 +4,6 @@ import contextlib
 import math
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
 import types
@@ -65,6 +64,7 @@ class Copies(gymnasium.Env):
     `info["failed"]`.
 
     Args:
+        maker: the process that wants it, which may be another one than this.
         settings, autoreset: see `environments.make_environments`.
         spec: gymnasium.EnvSpec of a copy.
         spaces: observation and action space of a copy.
@@ -74,8 +74,8 @@ class Copies(gymnasium.Env):
 
     FINGERPRINT = 16  # steps
 
-    def __init__(self, settings, autoreset, spec, spaces, count, room):
-        if multiprocessing.parent_process():  # Ctrl-C is for the process that was started
+    def __init__(self, maker, settings, autoreset, spec, spaces, count, room):
+        if os.getpid() != maker:  # Ctrl-C is for the process that was started
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.settings, self.autoreset, self.spec_of_one, self.count = settings, autoreset, spec, count
         observations, self.actions = spaces
@@ -85,15 +85,17 @@ class Copies(gymnasium.Env):
         self.copies = None
 
     def fingerprint(self):
-        """What one environment gives when it is played for some steps, as bytes."""
-        environment = make_one(self.settings, self.spec_of_one)
-        seen, ended = [environment.reset(seed=0)[0]], False
-        environment.action_space.seed(0)
-        while not ended and len(seen) < self.FINGERPRINT:
-            observation, reward, *ends, _ = environment.step(environment.action_space.sample())
-            seen.append((observation, reward, *ends))
-        environment.close()
-        return pickle.dumps(seen)
+        """What one environment gives when it is played for some steps, in one line."""
+        seen = []
+        with contextlib.suppress(Exception):  # of whatever kind, which the first steps of a play will report
+            environment = make_one(self.settings, self.spec_of_one)
+            environment.action_space.seed(0)
+            seen.append([environment.reset(seed=0)[0].tolist(), 0.0, False, False])
+            while len(seen) <= self.FINGERPRINT and not any(seen[-1][2:]):
+                observation, *others, _ = environment.step(environment.action_space.sample())
+                seen.append([observation.tolist(), *others])
+            environment.close()
+        return repr(seen)
 
     def reset(self, seed=None, options=None):
         self.copies = self.copies or [make_one(self.settings, self.spec_of_one) for _ in range(self.count)]
@@ -141,13 +143,12 @@ class GymnasiumEnvironments:
         one = make_one(settings)
         spaces = self.single_observation_space, self.single_action_space = one.observation_space, one.action_space
         self.dtype = room_for_results(1, spaces[0]).dtype
-        for processes in sorted({1, max(1, min(cores(), count // self.COPIES))}, reverse=True):
+        several = 1 if multiprocessing.current_process().daemon else min(cores(), count // self.COPIES)
+        for processes in sorted({1, max(1, several)}, reverse=True):
             self.room = math.ceil(count / processes)
             shares = [min(self.room, count - first) for first in range(0, count, self.room)]
-            makers = [
-                partial(Copies, settings, autoreset, gymnasium.spec(self.name), spaces, share, self.room)
-                for share in shares
-            ]
+            shared = os.getpid(), settings, autoreset, gymnasium.spec(self.name), spaces
+            makers = [partial(Copies, *shared, share, self.room) for share in shares]
             if processes == 1 or self._start(makers):
                 break
         if processes == 1:
@@ -163,6 +164,8 @@ class GymnasiumEnvironments:
         script, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")  # which they need not run
         try:
             self.vector = AsyncVectorEnv(makers, context=method, copy=False)
+        except (EOFError, OSError):  # they could not even make it
+            return False
         finally:
             sys.modules["__main__"] = script
         there = self._checked(self.vector.call, "fingerprint")
