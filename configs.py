@@ -147,6 +147,7 @@ CARTPOLE = {
         "confirm_confidence": 0,
         "patience": 5,
         "until": "objective",
+        "give_up": 0,
         "batch_size": 128,
         "tau": 0.01,
         "averaging": 0.0,
@@ -257,6 +258,7 @@ LUNARLANDER_FAST = {
         "updates": 3_000,
         "episodes": 16,
         "until": "teacher",
+        "give_up": 2,
         "learning_rate": [[0, linear(3e-3, 3e-4, 4)]],
     },
     "pops": CARTPOLE_FAST["pops"],
@@ -449,6 +451,7 @@ ANY_FAST = {
     | {
         "members": 8,
         "epochs": 8,
+        "give_up": 4,
         "episodes": 50,
         "confidence": 0,
         "confirm_episodes": 1000,

@@ -284,11 +284,13 @@ class BestMember(Resumable):
 
     The objective is met when a member's score was above it `patience` times in a row; if the settings ask for it, the
     evaluation's best network must then be above it on further episodes too, and networks that are come before all others.
-    That ends distillation, or, if the settings say so, a network that matches the teacher as well.
+    That ends distillation, or, if the settings say so, a network that matches the teacher as well. So do `give_up`
+    evaluations in a row in which all members' mean rewards are below the lower bound.
     """
 
     def __init__(self, members):
         self.distilled, self.rank, self.in_a_row = None, (False, False, -np.inf), np.zeros(members, int)
+        self.below = 0  # evaluations in a row
 
     def after_evaluation(self, training, rewards, member, scores):
         """Returns whether distillation ends.
@@ -298,7 +300,7 @@ class BestMember(Resumable):
             rewards: float64 [members, episodes]; scores: of the members; member: the one with the best.
         """
         task, settings, student = training.task, training.settings, training.student
-        objective = task.config["evaluation"]["objective"]
+        objective, lower_bound = (task.config["evaluation"][key] for key in ("objective", "lower_bound"))
         network = student.plain(training.state.played, training.state.masks, member)
         score, chosen_by = scores[member], rewards[member]
         self.in_a_row = np.where(scores > objective, self.in_a_row + 1, 0)
@@ -314,7 +316,9 @@ class BestMember(Resumable):
             self.distilled = Distilled(network.get_weights(), met, training.round, chosen_by)
         best = Distilled(*self.distilled)  # a checkpoint gives it back as a plain tuple
         self.distilled = best._replace(met=best.met or met)
-        return matched or (met and settings["until"] == "objective")
+        self.below = self.below + 1 if rewards.mean(axis=-1).max() < lower_bound else 0
+        hopeless = settings["give_up"] > 0 and self.below >= settings["give_up"]
+        return matched or (met and settings["until"] == "objective") or hopeless
 
 
 @remembered("distilled")

@@ -415,6 +415,29 @@ def test_distillation_ends_as_the_scores_say(
     assert distilled.rewards.mean() == kept
 
 
+@pytest.mark.parametrize(
+    ("give_up", "epochs", "trained"),
+    [
+        (0, [(10, 20), (10, 20), (10, 20)], 3),
+        (2, [(10, 20), (10, 20), (10, 20)], 2),
+        (2, [(10, 20), (10, 60), (10, 20)], 3),  # one member above the lower bound is enough
+        (1, [(10, 20), (10, 200), (10, 20)], 1),
+    ],
+)
+def test_distillation_is_given_up_when_all_members_stay_below_the_lower_bound(
+    monkeypatch, config, teacher_task, give_up, epochs, trained
+):
+    config = config | {
+        "evaluation": config["evaluation"] | {"objective": 100, "lower_bound": 50},
+        "distill": config["distill"] | {"epochs": 3, "updates": 2, "give_up": give_up, "confirm_episodes": 0},
+    }
+    task, _ = teacher_task(config)
+    task = task._replace(replay=filled(task))
+    monkeypatch.setattr(train, "student_player", lambda *_: Scores(epochs))
+    distilled = fit_supervised(StudentCartPole(config["model"], (1, 1, 1), members=2), task, step=1)
+    assert (distilled.met, distilled.epochs) == (False, trained)
+
+
 @pytest.mark.parametrize(("confidence", "confirm_confidence", "epochs"), [(0, 0, 1), (1, 0, 2), (0, 1, 2), (1, 1, 3)])
 def test_an_evaluation_and_its_confirmation_ask_for_margins_of_their_own(
     monkeypatch, config, teacher_task, confidence, confirm_confidence, epochs
