@@ -6,7 +6,8 @@ from setup_environment import install, run
 
 
 def main():
-    install("requirements.txt", "tests/requirements.txt", "requirements-export.txt", "requirements-tensorboard.txt")
+    extras = (f"requirements-{name}.txt" for name in ("export", "tensorboard", "envpool"))
+    install("requirements.txt", "tests/requirements.txt", *extras)
     run("-m", "pytest", *sys.argv[1:])
 
 
