@@ -255,7 +255,8 @@ def _own_name(name):
 
 def registered_name(name):
     """Gymnasium's name of an environment whose slash was replaced by a dot, as in networks' names; None if it has none."""
-    return next((known for known in gymnasium.registry if known.replace("/", ".") == name), None)
+    registry = _atari() if name.startswith("ALE.") else gymnasium.registry
+    return next((known for known in registry if known.replace("/", ".") == name), None)
 
 
 # Names of the past: what they are now, and what differs.

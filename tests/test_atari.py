@@ -25,7 +25,7 @@ from pops.support.vector import cores
 from pops.train import train_dqn, train_student
 from pops.utils import count_weights
 
-from conftest import command, rows_of
+from conftest import ROOT, command, rows_of
 
 PONG = configuration("pong")
 WIDTHS = (3, 4, 5, 6)
@@ -348,6 +348,11 @@ def test_any_other_game_is_compressed(tmp_path):
     student = read_network(tmp_path / "run" / "student.keras")
     assert student.name == "ALE.Breakout-v5_student" and summary["final"]["step"] == 1
     assert student.count_params() < teacher.count_params()
+    script = "import sys; from pops.policies.teacher import read_policy; print(read_policy(sys.argv[1]).environment)"
+    path = tmp_path / "run" / "student.keras"  # read where nobody has imported the games
+    assert (
+        subprocess.run([sys.executable, "-c", script, path], cwd=ROOT, capture_output=True, text=True).stdout == f"{name}\n"
+    )
 
 
 def test_pacmans_network_and_lives(generator):
