@@ -478,8 +478,8 @@ PROFILES = ("fast", "paper")
 
 
 def is_atari(environment):
-    """Whether the group `environment` names an Atari game."""
-    return environment["id"].startswith("ALE/")
+    """Whether the group `environment` names an Atari game, also with a dot for its slash, as networks' names have it."""
+    return environment["id"].startswith(("ALE/", "ALE."))
 
 
 def _nearest(name, names):

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from pops.configs import is_atari
 from pops.utils import kernels
 
 # Up to this many weights a product is done as multiply and sum. The compiler fuses that with its neighbours, while a call
@@ -571,7 +572,7 @@ def agents_of(environment):
     if environment in AGENTS:
         return AGENTS[environment]
     name = environment.replace("/", ".")  # Keras takes no slash in a name
-    bases = (ConvolutionalAgent, FramesStudent) if name.startswith("ALE.") else (DenseAgent, DenseStudent)
+    bases = (ConvolutionalAgent, FramesStudent) if is_atari({"id": name}) else (DenseAgent, DenseStudent)
     return Agents(*(type(base.__name__, (base,), {"environment": name}) for base in bases))
 
 

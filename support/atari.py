@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import gymnasium
 import numpy as np
 
-from pops.support.vector import cores, room_for_results
+from pops.support.vector import copied, cores, room_for_results
 
 _games = weakref.WeakSet()  # all AtariEnvironments
 
@@ -80,4 +80,4 @@ class AtariEnvironments:
         except BaseException:
             self.close.detach()  # an answer may be left unread, which the next user would take for its own
             raise
-        return *(self.results[name].copy() for name in self.results.dtype.names), {"lives": self.lives.copy()}
+        return *copied(self.results), {"lives": self.lives.copy()}

@@ -52,8 +52,25 @@ def is_plain(settings):
 
 def simulator_of(settings):
     """What steps an environment's copies in PoPS: EnvPool, where that is installed and does the same as Gymnasium."""
-    known = settings["id"] in PoolEnvironments.KNOWN and is_registered(settings) and is_plain(settings)
-    return "envpool" if known and importlib.util.find_spec("envpool") else "gymnasium"
+    return "envpool" if _in_envpool(settings) and importlib.util.find_spec("envpool") else "gymnasium"
+
+
+def _in_envpool(settings):
+    """Whether EnvPool has an environment as Gymnasium has it in this process."""
+    return settings["id"] in PoolEnvironments.KNOWN and is_registered(settings) and is_plain(settings)
+
+
+def check_simulator(settings):
+    """Raises ConfigurationError if EnvPool is to step an environment that it does not have, or is not installed."""
+    if settings["simulator"] == "envpool":
+        if not _in_envpool(settings):
+            raise ConfigurationError(
+                f"environment.simulator: envpool does not have {settings['id']} as Gymnasium does; set gymnasium"
+            )
+        if not importlib.util.find_spec("envpool"):
+            raise ConfigurationError(
+                "environment.simulator: envpool is not installed; install with: pip install -r requirements-envpool.txt"
+            )
 
 
 @functools.cache
@@ -255,7 +272,7 @@ def _own_name(name):
 
 def registered_name(name):
     """Gymnasium's name of an environment whose slash was replaced by a dot, as in networks' names; None if it has none."""
-    registry = _atari() if name.startswith("ALE.") else gymnasium.registry
+    registry = _atari() if is_atari({"id": name}) else gymnasium.registry
     return next((known for known in registry if known.replace("/", ".") == name), None)
 
 
@@ -308,15 +325,7 @@ def check_spaces(config):
     """Raises ConfigurationError unless the environment exists and has the shapes that the group `model` says."""
     name, model = config["environment"]["id"], config["model"]
     check_registered(config["environment"])
-    if config["environment"]["simulator"] == "envpool":
-        if not (name in PoolEnvironments.KNOWN and is_plain(config["environment"])):
-            raise ConfigurationError(
-                f"environment.simulator: envpool does not have {name} as Gymnasium does; set gymnasium"
-            )
-        if not importlib.util.find_spec("envpool"):
-            raise ConfigurationError(
-                "environment.simulator: envpool is not installed; install with: pip install -r requirements-envpool.txt"
-            )
+    check_simulator(config["environment"])
     for key, value in _described(*_made(config["environment"])).items():
         if model[key] != value:
             raise ConfigurationError(f"model.{key}: {model[key]} does not fit {name}, which has {value}")

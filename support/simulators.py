@@ -5,11 +5,10 @@ import time
 
 from pops.policies.teacher import read_policy
 from pops.support.console import log, table
-from pops.support.errors import ConfigurationError
+from pops.support.environments import check_simulator
 from pops.support.playing import evaluate_network
 from pops.support.rewards import reward_statistics, rewards_text
 from pops.support.seeds import Seeds
-from pops.support.vector import PoolEnvironments
 
 
 def compare(models, environment, episodes):
@@ -21,16 +20,15 @@ def compare(models, environment, episodes):
         episodes: for each policy, in each of the two.
 
     Raises:
-        ConfigurationError: EnvPool does not have the environment.
+        ConfigurationError: EnvPool does not have the environment, or is not installed.
     """
     rows = [("policy", "Gymnasium", "EnvPool", "difference", "seconds", "seconds", "ratio")]
     for model in models:
         network, name, config, _ = read_policy(model, environment)
-        if config["environment"]["id"] not in PoolEnvironments.KNOWN:
-            raise ConfigurationError(f"{model}: EnvPool does not have {name} as Gymnasium does")
         results, seconds = [], []
         for simulator in ("gymnasium", "envpool"):
             played = config | {"environment": config["environment"] | {"simulator": simulator}}
+            check_simulator(played["environment"])
             evaluate_network(network, played, Seeds(1), 2, "report")  # compiles
             start = time.perf_counter()
             results.append(reward_statistics(evaluate_network(network, played, Seeds(0), episodes, "report")))

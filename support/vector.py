@@ -45,6 +45,11 @@ def room_for_results(count, space):
     return np.zeros(count, fields)
 
 
+def copied(results):
+    """What a step gave, by `room_for_results`: arrays that later steps do not change."""
+    return [results[name].copy() for name in results.dtype.names]
+
+
 def checked(name, method, *arguments, **named):
     """What a method of an environment returns. Raises RunFailed where it raises, or gives a reward that is no number."""
     try:
@@ -143,16 +148,15 @@ class GymnasiumEnvironments:
         one = make_one(settings)
         spaces = self.single_observation_space, self.single_action_space = one.observation_space, one.action_space
         self.dtype = room_for_results(1, spaces[0]).dtype
-        several = 1 if multiprocessing.current_process().daemon else min(cores(), count // self.COPIES)
-        for processes in sorted({1, max(1, several)}, reverse=True):
-            self.room = math.ceil(count / processes)
-            shares = [min(self.room, count - first) for first in range(0, count, self.room)]
-            shared = os.getpid(), settings, autoreset, gymnasium.spec(self.name), spaces
-            makers = [partial(Copies, *shared, share, self.room) for share in shares]
-            if processes == 1 or self._start(makers):
-                break
-        if processes == 1:
-            self.vector = SyncVectorEnv(makers, copy=False)
+        shared = os.getpid(), settings, autoreset, gymnasium.spec(self.name), spaces
+        processes = 1 if multiprocessing.current_process().daemon else min(cores(), count // self.COPIES)
+        if processes < 2 or not self._start(self._makers(processes, *shared)):
+            self.vector = SyncVectorEnv(self._makers(1, *shared), copy=False)
+
+    def _makers(self, processes, *shared):
+        self.room = math.ceil(self.count / processes)
+        shares = [min(self.room, self.count - first) for first in range(0, self.count, self.room)]
+        return [partial(Copies, *shared, share, self.room) for share in shares]
 
     def _start(self, makers):
         """Starts processes; False if what they have is not the environment that this process has."""
@@ -169,7 +173,7 @@ class GymnasiumEnvironments:
         finally:
             sys.modules["__main__"] = script
         there = self._checked(self.vector.call, "fingerprint")
-        if all(fingerprint == makers[0]().fingerprint() for fingerprint in there):
+        if set(there) == {makers[0]().fingerprint()}:
             return True
         self.close()
         return False
@@ -199,8 +203,7 @@ class GymnasiumEnvironments:
         for failed in info.get("failed", ()):
             if failed is not None:
                 raise RunFailed(failed)
-        results = observations.reshape(-1).view(self.dtype)[: self.count]
-        return [results[name].copy() for name in self.dtype.names]
+        return copied(observations.reshape(-1).view(self.dtype)[: self.count])
 
     def reset(self, seed):
         return self._results(self.vector.reset, seed=[seed + first for first in range(0, self.count, self.room)])[0], {}
@@ -268,7 +271,7 @@ class PoolEnvironments:
         *parts, _ = self.pool.step(actions[playing], playing)
         for name, part in zip(self.results.dtype.names, parts, strict=True):
             self.results[name][playing] = part
-        return *(self.results[name].copy() for name in self.results.dtype.names), {}
+        return *copied(self.results), {}
 
     def close(self):
         self.pool = None
