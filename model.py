@@ -1,4 +1,4 @@
-"""The policies: masked layers, the `DQNAgent` interface, and each environment's teacher and student.
+"""The policies: their layers, the `DQNAgent` interface, and each environment's teacher and student.
 
 A teacher is a plain Keras network. A student is the same network with other widths, masked kernels and the distillation
 loss; several initialisations of it (`members`) lie along a leading axis of its weights and are trained at once. Both are
@@ -28,10 +28,8 @@ LEAK = 0.01
 OWN_ACTIVATIONS = {"leaky_relu_0.01": partial(keras.activations.leaky_relu, negative_slope=LEAK)}
 
 
-class MaskedDense(keras.layers.Layer):
-    """A dense layer whose kernel is multiplied by a mask of zeros and ones (paper, section IV), for several members.
-
-    Weights that the mask hides get no gradient, so they stay as they are.
+class MemberDense(keras.layers.Layer):
+    """A dense layer of several members.
 
     Args:
         units: output width.
@@ -54,10 +52,9 @@ class MaskedDense(keras.layers.Layer):
         shape = (self.members, input_shape[-1], self.units)
         self.kernel = self.add_weight(shape=shape, initializer="zeros", name="kernel")
         self.bias = self.add_weight(shape=(self.members, 1, self.units), initializer="zeros", name="bias")
-        self.mask = self.add_weight(shape=shape, initializer="ones", trainable=False, name="mask")
 
     def call(self, inputs):
-        kernel = self.kernel * self.mask
+        kernel = self.kernel
         if kernel.shape[-2] * kernel.shape[-1] <= SMALL_KERNEL:
             outputs = keras.ops.sum(inputs[..., None] * kernel[:, None], axis=-2)
         else:
@@ -65,8 +62,8 @@ class MaskedDense(keras.layers.Layer):
         return self.activation(outputs + self.bias)
 
 
-class MaskedConvolution(keras.layers.Layer):
-    """A convolution with ReLU whose kernel is multiplied by a mask, for several members; see MaskedDense.
+class MemberConvolution(keras.layers.Layer):
+    """A convolution with ReLU, of several members; see MemberDense.
 
     Args:
         filters, size, stride: of the convolution, without padding. The size is a multiple of the stride.
@@ -87,14 +84,12 @@ class MaskedConvolution(keras.layers.Layer):
         shape = (self.members, self.size, self.size, input_shape[-1], self.filters)
         self.kernel = self.add_weight(shape=shape, initializer="zeros", name="kernel")
         self.bias = self.add_weight(shape=(self.members, 1, self.filters), initializer="zeros", name="bias")
-        self.mask = self.add_weight(shape=shape, initializer="ones", trainable=False, name="mask")
 
     def call(self, inputs):
-        kernel = self.kernel * self.mask
         if self.members == 1:  # the faster way for one; TensorFlow's own convolutions take members one by one
-            outputs = tf.nn.conv2d(inputs[0], kernel[0], self.stride, "VALID")[None]
+            outputs = tf.nn.conv2d(inputs[0], self.kernel[0], self.stride, "VALID")[None]
         else:
-            outputs = convolve(inputs, kernel, self.stride)
+            outputs = convolve(inputs, self.kernel, self.stride)
         return keras.ops.relu(outputs + self.bias[:, :, None, None])
 
 
@@ -161,8 +156,8 @@ class PlainLayers:
         return [keras.layers.Dense(units, activation, name=f"dense_{number}")]
 
 
-class MaskedLayers:
-    """The same layers with masks and members. Axes: members, batch, then others."""
+class MemberLayers:
+    """The same layers for several members. Axes: members, batch, then others."""
 
     def __init__(self, members):
         self.members = members
@@ -171,13 +166,13 @@ class MaskedLayers:
         return [Frames(background, contrast)]
 
     def convolution(self, filters, size, stride):
-        return MaskedConvolution(filters, size, stride, self.members)
+        return MemberConvolution(filters, size, stride, self.members)
 
     def flatten(self):
         return Flatten()
 
     def dense(self, units, activation="linear"):
-        return [MaskedDense(units, self.members, OWN_ACTIVATIONS.get(activation, activation))]
+        return [MemberDense(units, self.members, OWN_ACTIVATIONS.get(activation, activation))]
 
 
 class Frames(keras.layers.Layer):
@@ -244,7 +239,7 @@ class DQNAgent:
         self.network = self.played = self.build()
 
     def layers(self, make):
-        """The network's layers, input to output, made by PlainLayers or MaskedLayers."""
+        """The network's layers, input to output, made by PlainLayers or MemberLayers."""
         raise NotImplementedError
 
     def build(self):
@@ -455,17 +450,25 @@ class Student:
 
     def build(self):
         # The first axis, Keras's batch axis, holds the members; the second one holds the batch.
-        network = keras.Sequential(self.layers(MaskedLayers(self.members)))
+        network = keras.Sequential(self.layers(MemberLayers(self.members)))
         network.build((self.members, None, *self.settings["observation_shape"]))
         return network
 
     def __call__(self, weights, masks, observations):
         """Outputs of every member: float32 [members, batch, actions] from [members or 1, batch, *observation_shape]."""
-        return self.network.stateless_call(weights, masks, observations)[0]
+        return self.outputs(self.masked(weights, masks), observations)
 
-    def policy(self):
-        """The same as a function for a Player."""
-        return self
+    def masked(self, weights, masks):
+        """Weights whose kernels are multiplied by their masks of zeros and ones (paper, section IV).
+
+        Weights that a mask hides get no gradient, so they stay as they are.
+        """
+        pairs = zip(weights[::2], masks, weights[1::2], strict=True)
+        return list(itertools.chain.from_iterable((kernel * mask, bias) for kernel, mask, bias in pairs))
+
+    def outputs(self, weights, observations):
+        """The same with weights that are masked already."""
+        return self.network.stateless_call(weights, [], observations)[0]
 
     def fan_in(self, shape):
         return np.prod(shape[1:-1])
@@ -530,9 +533,6 @@ class ConvolutionalStudent(Student):
     @property
     def xla(self):
         return self.members > 1
-
-    def policy(self):
-        return tf.function(self.__call__, jit_compile=self.xla, autograph=False)
 
 
 class StudentPong(ConvolutionalStudent, DQNPong):

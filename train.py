@@ -14,6 +14,7 @@ import tensorflow as tf
 from pops.configs import learning_rate
 from pops.support.errors import RunFailed
 from pops.support.exploring import Exploration, Rollouts
+from pops.support.forward import agent_policy, student_policy
 from pops.support.playing import evaluate_network, evaluation_player, select_actions
 from pops.support.replay import ReplayMemory
 from pops.support.rewards import Reference, lower_confidence, matches
@@ -166,7 +167,8 @@ class StudentTraining:
             kept,
         )
         self.settings = task.config[phase]
-        self.player = student_player(student, task, self.settings["episodes"])
+        self.policy = student_policy(student)
+        self.player = evaluation_player(task.config, self.settings["episodes"], student.members)
         self.replay = task.replay or task.new_replay()
         self.round, self.part, self.within, self.means = 1, 0, None, []
         if saved := task.run.interrupted(phase, *purpose):
@@ -239,7 +241,8 @@ class StudentTraining:
         al., 2011): a small student gets into states that the teacher never sees, and has to learn the way back from there.
         """
         purpose = self.phase, *self.purpose, self.round, *part
-        rewards = evaluate_student(self.player, self.state, self.task, self.replay, *purpose)
+        policy = self.policy(self.state.played, self.state.masks)
+        rewards = evaluate_student(self.player, policy, self.task, self.replay, *purpose)
         self.means.append(rewards[0].mean())
         return rewards
 
@@ -363,17 +366,12 @@ def fit_supervised(student, task, step, attempt=1, start=None):
     return Distilled(*best.distilled)._replace(epochs=epoch)
 
 
-def student_player(student, task, episodes):
-    """A Player for all members of a student; its `evaluate` takes the seed, the weights and the masks."""
-    return evaluation_player(student.policy(), task.config, episodes, student.members)
-
-
-def evaluate_student(player, state, task, replay, *purpose):
+def evaluate_student(player, policy, task, replay, *purpose):
     """Rewards of all members of a student, float64 [members, episodes]; see StudentTraining.evaluate."""
     wanted, visited = task.config["replay"]["student_states"], replay.visited
     visited.clear()
     seed = task.seeds.environment("select", *purpose)
-    rewards = player.evaluate(seed, state.played, state.masks, visited=visited.add if wanted else None)
+    rewards = player.evaluate(policy, seed, visited=visited.add if wanted else None)
     if wanted:
         states = visited.states()
         count = min(len(states), wanted)
@@ -436,11 +434,7 @@ def train_dqn(agent, config, seeds, run):
     exploration = Exploration(config, seeds)
     learner = QLearner(agent, settings, exploration.replay, seeds)
 
-    @tf.function(autograph=False)
-    def explore(weights, observations, seed, epsilon):
-        return select_actions(agent(weights, observations), "greedy", seed, epsilon)
-
-    player = evaluation_player(lambda w, o: agent(w, o[0])[None], config, settings["episodes"])
+    policy, player = agent_policy(agent), evaluation_player(config, settings["episodes"])
     actions, known, first = np.zeros([settings["steps"] // count, count], np.int16), 0, 0
     if saved := run.interrupted("teacher"):
         learnt, first, before = saved
@@ -459,14 +453,14 @@ def train_dqn(agent, config, seeds, run):
         if index >= known:
             progress = min(1.0, steps / settings["epsilon_steps"])
             epsilon = settings["epsilon_first"] + progress * (settings["epsilon_last"] - settings["epsilon_first"])
-            seed = tf.constant([exploration.seed, steps])
-            actions[index] = explore(learner.state.weights, exploration.observations, seed, tf.constant(epsilon)).numpy()
+            outputs = np.asarray(policy(learner.state.weights)(exploration.observations[None])[0])
+            actions[index] = select_actions(outputs, "greedy", (exploration.seed, steps), epsilon)
         exploration.step(index, actions[index])
         if index < known:
             continue
         learner.learn(steps)
         if learner.losses and steps // settings["evaluate_every"] > (steps - count) // settings["evaluate_every"]:
-            rewards = player.evaluate(seeds.environment("select", "train_dqn", steps), learner.state.weights)[0]
+            rewards = player.evaluate(policy(learner.state.weights), seeds.environment("select", "train_dqn", steps))[0]
             best.after_evaluation(rewards, learner.state)
             run.metrics(phase="teacher", step=steps, rewards=rewards, **learner.report())
             if rewards.mean() > settings["stop_above"]:
@@ -555,11 +549,8 @@ def train_actor_critic(actor, critic, config, seeds, run):
         initial_state(critic.initial_weights(seeds.generator("initial_weights", "critic"))),
     )
     block = actor_critic_block(actor, critic, settings)
-
-    def policy(weights, observations):
-        return actor(weights, observations[0])[None]
-
-    rollouts, evaluator, first = Rollouts(policy, config, seeds), evaluation_player(policy, config, settings["episodes"]), 0
+    policy = agent_policy(actor)
+    rollouts, evaluator, first = Rollouts(config, seeds), evaluation_player(config, settings["episodes"]), 0
     if saved := run.interrupted("teacher"):
         states, generator.bit_generator.state, first, before = saved
         states = tuple(TrainingState(*state) for state in states)
@@ -571,7 +562,7 @@ def train_actor_critic(actor, critic, config, seeds, run):
     size = rollouts.taken.size
     for rollout in range(first, settings["steps"] // size):
         steps, left = (rollout + 1) * size, 1 - rollout * size / settings["steps"]
-        rollouts.play(rollout, states[0].weights)
+        rollouts.play(rollout, policy(states[0].weights))
         candidates = np.flatnonzero(rollouts.taken)
         passes = [np.resize(generator.permutation(candidates), size) for _ in range(settings["passes"])]
         rows = np.concatenate(passes).astype(np.int32).reshape(-1, settings["batch_size"])
@@ -581,7 +572,8 @@ def train_actor_critic(actor, critic, config, seeds, run):
         states, loss = block(states, *seen, rows, tf.constant(rates), tf.constant(left * settings["entropy"]))
         if steps // settings["evaluate_every"] > (steps - size) // settings["evaluate_every"]:
             check_weights(states, steps)
-            scores = evaluator.evaluate(seeds.environment("select", "train_actor_critic", steps), states[0].weights)[0]
+            seed = seeds.environment("select", "train_actor_critic", steps)
+            scores = evaluator.evaluate(policy(states[0].weights), seed)[0]
             best.after_evaluation(scores, *states)
             update = int(states[0].update)
             run.metrics(

@@ -1,10 +1,7 @@
 """Python functions as teachers: a network learns to act like the function first."""
 
-import contextlib
-
 import keras
 import numpy as np
-import tensorflow as tf
 
 from pops.configs import by_size
 from pops.model import agents_of
@@ -30,26 +27,22 @@ class TeacherFunction:
 
     def __init__(self, function, settings, observation_type="float32", why=None):
         self.why = why
-        self.function, self.settings, self.calls, self.failed = function, settings, 0, None
+        self.function, self.settings, self.calls = function, settings, 0
         self.played, self.role = self, "function"  # as of an agent
         # As of a network, whose inputs say what type observations have.
         self.inputs = [keras.KerasTensor((None, *settings["observation_shape"]), observation_type)]
         self._values(np.zeros((2, *settings["observation_shape"]), observation_type))
 
     def __call__(self, observations):
-        outputs = tf.numpy_function(self._values, [observations], tf.float32)
-        return tf.ensure_shape(outputs, (observations.shape[0], self.settings["actions"]))
+        return self._values(np.asarray(observations))
 
     def _values(self, observations):
         self.calls += 1
         try:
-            # Copies, as what TensorFlow passes and keeps must not be changed by the function, nor later.
+            # Copies, as observations and values must not be changed by the function, nor later.
             values = np.array(self.function(observations.copy()), np.float32)
         except Exception as error:  # of whatever kind: it is the user's code that runs here
             self._fail(f"raised {type(error).__name__}: {one_line(error)}")
-        except BaseException as error:  # an interruption, which must stay one
-            self.failed = error
-            raise
         wanted = (len(observations), self.settings["actions"])
         if values.shape != wanted:
             self._fail(f"returned {values.shape} for a batch of {wanted[0]}; finite {wanted} needed")
@@ -59,20 +52,7 @@ class TeacherFunction:
         return values
 
     def _fail(self, what):
-        # TensorFlow would make another exception of it, so it is kept; see `own_errors`.
-        self.failed = ConfigurationError(f"the teacher: {what} (in its call {self.calls})")
-        raise self.failed
-
-
-@contextlib.contextmanager
-def own_errors(policy):
-    """Raises a TeacherFunction's own error in the place of what TensorFlow made of it. Other policies may be given, too."""
-    try:
-        yield
-    except tf.errors.OpError:
-        if failed := getattr(policy, "failed", None):
-            raise failed from None
-        raise
+        raise ConfigurationError(f"the teacher: {what} (in its call {self.calls})") from None
 
 
 def imitator(function, reference, environment, config, seeds, run):

@@ -59,11 +59,6 @@ class KerasFunction(TeacherFunction):
         self.compiled = tf.function(functools.partial(network, training=False), input_signature=[signature])
         super().__init__(lambda observations: np.asarray(self.compiled(observations)), settings, observation_type, why)
 
-    def __call__(self, observations):
-        # Part of the caller's graph. Called back from it, as other functions are, it would wait for ever where TensorFlow
-        # has one thread for operations.
-        return tf.ensure_shape(self.compiled(observations), (observations.shape[0], self.settings["actions"]))
-
 
 def refuse_other(network, kind, path):
     """Raises ConfigurationError for a network of this project that is a critic, or a policy of another environment."""

@@ -31,7 +31,7 @@ def main():
 
         import_tensorflow(arguments.model)
         from pops.model import AGENTS
-        from pops.policies.functions import TeacherFunction, own_errors
+        from pops.policies.functions import TeacherFunction
         from pops.policies.teacher import read_policy
         from pops.support.playing import report_rewards, varied, way_to_act
         from pops.support.seeds import Seeds
@@ -45,8 +45,7 @@ def main():
             raise ConfigurationError("--sample: for discrete actions only")
         elif arguments.acting:
             config["evaluation"]["acting"] = arguments.acting
-        with own_errors(network):
-            rewards = report_rewards(network, config, Seeds(arguments.seed), arguments.episodes, "evaluate")
+        rewards = report_rewards(network, config, Seeds(arguments.seed), arguments.episodes, "evaluate")
         is_function = isinstance(network, TeacherFunction)
         weights, nonzero = (None, None) if is_function else count_weights(network)
         # Of the network that the paper starts from.

@@ -64,7 +64,7 @@ class Rollouts:
         taken: bool [steps, copies]; False where a step only started the next episode.
     """
 
-    def __init__(self, policy, config, seeds):
+    def __init__(self, config, seeds):
         settings, shape = config["teacher"], config["model"]["observation_shape"]
         copies, self.length = settings["environments"], settings["rollout"]
         self.seeds, self.restart_every = seeds, settings["restart_every"]
@@ -73,12 +73,12 @@ class Rollouts:
         self.rewards, self.terminated, self.ended = (np.zeros([self.length, copies], np.float32) for _ in range(3))
         self.taken = np.zeros([self.length, copies], bool)
         self.history = np.zeros([self.restart_every, self.length, copies], np.int16)
-        self.player = Player(policy, config["environment"], copies, "sample", autoreset=True)
+        self.player = Player(config["environment"], copies, "sample", autoreset=True)
 
     def _seed(self, rollout):
         return self.seeds.environment("train", "train_actor_critic", rollout)
 
-    def play(self, rollout, weights):
+    def play(self, rollout, policy):
         """Plays the rollout of this number, from 0."""
         index, since_start = 0, rollout % self.restart_every
 
@@ -90,7 +90,7 @@ class Rollouts:
             index += 1
             return index < self.length
 
-        self.player.play(self._seed(rollout), on_step, weights, go_on=since_start > 0)
+        self.player.play(policy, self._seed(rollout), on_step, go_on=since_start > 0)
         self.observations[-1] = self.player.observations
         self.history[since_start] = self.actions
 

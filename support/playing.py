@@ -1,6 +1,7 @@
-"""Playing: a policy acts in copies of an environment side by side, in one compiled loop."""
+"""Playing: a policy acts in copies of an environment side by side."""
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import gymnasium
@@ -10,14 +11,12 @@ import tensorflow as tf
 from pops.configs import is_atari
 from pops.support.environments import make_environments
 from pops.support.errors import RunFailed
+from pops.support.forward import network_policy
 from pops.support.rewards import reward_statistics
-
-# It would warn that loops are compiled anew: those of a Player are, for every evaluation.
-tf.get_logger().setLevel("ERROR")
 
 
 def select_actions(outputs, acting, seed, epsilon=None, bounds=(), factors=()):
-    """Actions, int64 [...], from a policy's outputs, float32 [..., actions]. Runs inside compiled functions.
+    """Actions, int64 [...], from a policy's outputs, float32 [..., actions].
 
     Args:
         acting: "greedy" (the largest output) or "sample" (from the softmax of the outputs).
@@ -27,28 +26,33 @@ def select_actions(outputs, acting, seed, epsilon=None, bounds=(), factors=()):
             outputs, kept within these.
         factors: of several discrete actions at once, how many outputs belong to each; actions are int64 [..., factors].
     """
-    uniform = tf.random.stateless_uniform
+    first, second = seed
     if len(factors):
-        parts = enumerate(tf.split(outputs, factors, axis=-1))
-        chosen = [select_actions(part, acting, seed + tf.constant([10**6 * (n + 1), 0]), epsilon) for n, part in parts]
-        return tf.stack(chosen, axis=-1)
+        parts = enumerate(np.split(outputs, np.cumsum(factors)[:-1], axis=-1))
+        chosen = [select_actions(part, acting, (first + 10**6 * (n + 1), second), epsilon) for n, part in parts]
+        return np.stack(chosen, axis=-1)
     if len(bounds):
-        low, high = (tf.constant(bound, tf.float32) for bound in bounds)
-        actions = tf.clip_by_value(outputs, low, high)
-        if epsilon is not None:
-            others = low + (high - low) * uniform(tf.shape(actions), seed + tf.constant([1, 0]))
-            actions = tf.where(
-                uniform(tf.shape(actions)[:-1], seed + tf.constant([2, 0]))[..., None] < epsilon, others, actions
-            )
-        return actions
-    if acting == "sample":  # the Gumbel-max trick
-        outputs -= tf.math.log(-tf.math.log(uniform(tf.shape(outputs), seed, minval=1e-9)))
-    actions = tf.argmax(outputs, axis=-1)
+        low, high = np.float32(bounds)
+        actions = np.clip(outputs, low, high)
+    else:
+        if acting == "sample":  # the Gumbel-max trick
+            outputs = outputs - np.log(-np.log(uniform(outputs.shape, seed, minval=1e-9)))
+        actions = np.argmax(outputs, axis=-1)
     if epsilon is not None:
-        shape, count = tf.shape(actions), outputs.shape[-1]
-        others = uniform(shape, seed + tf.constant([1, 0]), maxval=count, dtype=tf.int64)
-        actions = tf.where(uniform(shape, seed + tf.constant([2, 0])) < epsilon, others, actions)
+        shape = outputs.shape[:-1]
+        if len(bounds):
+            others = low + (high - low) * uniform(outputs.shape, (first + 1, second))
+        else:
+            others = uniform(shape, (first + 1, second), maxval=outputs.shape[-1], dtype=tf.int64)
+        drawn = uniform(shape, (first + 2, second)) < np.float32(epsilon)
+        actions = np.where(drawn[..., None] if len(bounds) else drawn, others, actions)
     return actions
+
+
+def uniform(shape, seed, **options):
+    """Random numbers that follow from two integers alone: TensorFlow's stateless ones."""
+    with tf.device("CPU"):
+        return tf.random.stateless_uniform(shape, tf.constant(seed, tf.int32), **options).numpy()
 
 
 class Step(NamedTuple):
@@ -76,10 +80,11 @@ class Step(NamedTuple):
 
 
 class Player:
-    """Lets a policy play copies of an environment side by side, in one compiled loop.
+    """Lets a policy play copies of an environment side by side.
+
+    A policy is a function: observations [members, copies, *observation_shape] -> outputs [members, copies, actions].
 
     Args:
-        policy: (*arguments, observations [members, copies, *observation_shape]) -> outputs [members, copies, actions].
         settings: the configuration's group `environment`.
         copies: copies of the environment for each member.
         acting, epsilon: see `select_actions`.
@@ -91,57 +96,36 @@ class Player:
         played: after `evaluate`, numbers that tell episodes apart whose discrete actions differ, uint64 [members * copies].
     """
 
-    def __init__(self, policy, settings, copies, acting, epsilon=None, members=1, autoreset=False):
+    def __init__(self, settings, copies, acting, epsilon=None, members=1, autoreset=False):
         self.shape, self.name = (members, copies), settings["id"]
         self.environments = make_environments(settings, members * copies, autoreset)
-        space, actions = self.environments.single_observation_space, self.environments.single_action_space
+        actions = self.environments.single_action_space
         continuous = isinstance(actions, gymnasium.spaces.Box)
         bounds = (actions.low, actions.high) if continuous else ()
         factors = () if continuous or not actions.shape else tuple(actions.nvec)
         self.action_shape = actions.shape
+        self._select = partial(select_actions, acting=acting, epsilon=epsilon, bounds=bounds, factors=factors)
 
-        def loop(observations, seed, *arguments):
-            def step(index, observations, _):
-                grouped = tf.reshape(observations, [*self.shape, *space.shape])
-                outputs = policy(*arguments, grouped)
-                actions = select_actions(outputs, acting, tf.stack([seed, index]), epsilon, bounds, factors)
-                observations, going = tf.numpy_function(self._step, [outputs, actions], [space.dtype, tf.bool])
-                observations.set_shape([members * copies, *space.shape])
-                going.set_shape([])
-                return index + 1, observations, going
-
-            tf.while_loop(lambda index, _, going: going, step, (0, observations, True), parallel_iterations=1)
-
-        self._loop = tf.function(loop, autograph=False)
-
-    def _step(self, outputs, actions):
-        before, actions = self.observations, actions.reshape(-1, *self.action_shape)
-        try:
-            self.observations, *results, _ = self.environments.step(actions)
-            self.steps += 1
-            self._check_finite(results[0])
-            step = Step(before, outputs.reshape(len(before), -1), actions, *results, self.over)
-            self.over, going = step.ended, self._on_step(step)
-        except BaseException as error:  # TensorFlow would make another one of it
-            self._error, going = error, False
-        return self.observations, np.bool_(going)
-
-    def play(self, seed, on_step, *arguments, go_on=False):
+    def play(self, policy, seed, on_step, go_on=False):
         """Plays until `on_step` says no.
 
         Args:
             seed: seed of the environments and of random actions.
             on_step: Step -> whether to play another one.
-            arguments: tensors for the policy.
             go_on: from where the last play ended; otherwise from environments freshly seeded.
         """
-        self._on_step, self._error = on_step, None
         if not go_on:
             self._start(seed)
-        self._loop(tf.constant(self.observations), tf.constant(seed), *arguments)
-        self._on_step = None  # and with it what it holds
-        if self._error is not None:
-            raise self._error
+        index, going = 0, True
+        while going:
+            before = self.observations
+            outputs = np.asarray(policy(before.reshape(*self.shape, *before.shape[1:]))).reshape(len(before), -1)
+            actions = self._select(outputs, seed=(seed, index))
+            self.observations, *results, _ = self.environments.step(actions)
+            self.steps += 1
+            self._check_finite(results[0])
+            step = Step(before, outputs, actions, *results, self.over)
+            index, self.over, going = index + 1, step.ended, on_step(step)
 
     def _check_finite(self, rewards):
         """Raises RunFailed where a reward or an observation is no number."""
@@ -171,7 +155,7 @@ class Player:
         """Frees the environments."""
         self.environments.close()
 
-    def evaluate(self, seed, *arguments, visited=None, watch=None):
+    def evaluate(self, policy, seed, visited=None, watch=None):
         """Plays one whole episode in every copy.
 
         Args:
@@ -199,13 +183,8 @@ class Player:
                 watch(len(playing) - left)
             return left > 0
 
-        self.play(seed, on_step, *arguments)
+        self.play(policy, seed, on_step)
         return sums.reshape(self.shape)
-
-
-def single(network):
-    """A plain Keras network as a policy for `Player`."""
-    return lambda observations: network(observations[0])[None]
 
 
 # At most this many episodes of a network are played side by side; a copy of an environment can take 100 KiB.
@@ -223,11 +202,11 @@ def varied(config, variation):
     return config | {group: config[group] | changes for group, changes in VARIATIONS[variation].items()}
 
 
-def evaluation_player(policy, config, episodes, members=1, autoreset=False):
+def evaluation_player(config, episodes, members=1, autoreset=False):
     """A Player that acts as the configuration says for evaluations."""
     settings = config["evaluation"]
     acting, epsilon = settings["acting"], settings["epsilon"] or None
-    return Player(policy, config["environment"], episodes, acting, epsilon, members, autoreset)
+    return Player(config["environment"], episodes, acting, epsilon, members, autoreset)
 
 
 def evaluate_network(network, config, seeds, episodes, use, *purpose, watch=None):
@@ -242,11 +221,11 @@ def evaluate_network(network, config, seeds, episodes, use, *purpose, watch=None
 def play_episodes(network, config, seeds, episodes, use, *purpose, watch=None):
     """The same, and numbers that tell different episodes apart (see `Player.played`)."""
     copies = min(episodes, EVALUATION_COPIES)
-    player = evaluation_player(single(network), config, copies)
+    policy, player = network_policy(network), evaluation_player(config, copies)
     seed, results = seeds.environment(use, *purpose), []
     for first in range(0, episodes, copies):
         over = watch and (lambda count, first=first: watch(min(first + count, episodes), episodes))
-        results.append((player.evaluate(seed + first, watch=over)[0], player.played))
+        results.append((player.evaluate(policy, seed + first, watch=over)[0], player.played))
     player.close()
     rewards, played = (np.concatenate(parts)[:episodes] for parts in zip(*results, strict=True))
     return rewards, played

@@ -1,9 +1,9 @@
 """Films of policies that play side by side."""
 
-import tensorflow as tf
+import numpy as np
 from PIL import Image, ImageDraw
 
-from pops.policies.functions import TeacherFunction, own_errors
+from pops.policies.functions import TeacherFunction
 from pops.policies.teacher import read_policy
 from pops.support.environments import Single, draw_rate
 from pops.support.files import make_folder, replacing
@@ -30,8 +30,7 @@ def record(models, environment, assignments, out, seed, seconds, height):
         network, _, config, _ = read_policy(path, environment, assignments)
         rate = draw_rate(config["environment"])
         start = Seeds(seed).environment("report", "record")
-        with own_errors(network):
-            pictures, rewards = film(network, config, start, seconds * rate)
+        pictures, rewards = film(network, config, start, seconds * rate)
         size = size_text(network)
         films.append([label(p, size, r, height) for p, r in zip(pictures, rewards, strict=True)])
         yield f"{path}: {size}, reward {rewards[-1]:.0f} after {len(pictures) - 1} steps"
@@ -55,8 +54,8 @@ def film(network, config, seed, steps):
     observation = environment.reset(seed)
     pictures, rewards = [environment.picture()], [0.0]
     for step in range(steps):
-        outputs = network(observation[None])
-        action = select_actions(outputs, acting, tf.constant([seed, step]), epsilon or None, bounds, factors)[0].numpy()
+        outputs = np.asarray(network(observation[None]))
+        action = select_actions(outputs, acting, (seed, step), epsilon or None, bounds, factors)[0]
         observation, reward, ended = environment.step(action if bounds or factors else int(action))
         pictures.append(environment.picture())
         rewards.append(rewards[-1] + reward)

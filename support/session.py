@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from pops.configs import ENVIRONMENTS
 from pops.model import agents_of
-from pops.policies.functions import TeacherFunction, imitator, own_errors
+from pops.policies.functions import TeacherFunction, imitator
 from pops.policies.teacher import is_object, load_teacher
 from pops.policies.torch_network import weights_of
 from pops.prune import pops
@@ -39,7 +39,7 @@ def run_pops(teacher, environment, out, profile, seed, settings, objective, resu
     run = Run(out, "pops.py", environment, profile, seed, config, resume, origin, tensorboard)
     try:
         if not run.finished:
-            with run.watching(), own_errors(policy):
+            with run.watching():
                 given = reported(policy.played, config, seeds, run, policy.role)
                 log(f"{given_text(policy, origin)}; reward {rewards_text(given)} over {given['episodes']:,} episodes")
                 warn_of(given, expect)

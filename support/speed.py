@@ -15,8 +15,9 @@ from pops.prune import PruningSchedule
 from pops.support.console import log, quiet, table
 from pops.support.environments import Single, make_environments
 from pops.support.files import ROOT
+from pops.support.forward import network_policy
 from pops.support.networks import read_network
-from pops.support.playing import Player, single
+from pops.support.playing import Player
 from pops.support.replay import ReplayMemory
 from pops.support.updates import initial_state
 from pops.support.vector import cores
@@ -177,11 +178,11 @@ def bench_evaluation(name, episodes, limit, policies, seconds, changes=None):
     most = limit(settings, episodes, seconds)
     rows = [("policy", "limit", "ours", "share", "Python loop", "ratio")]
     for title, network in policies:
-        player = Player(single(network), settings, episodes, acting)
+        player, policy = Player(settings, episodes, acting), network_policy(network)
 
-        def play(player=player):
+        def play(player=player, policy=policy):
             seen = []
-            player.evaluate(0, visited=lambda observations: seen.append(len(observations)))
+            player.evaluate(policy, 0, visited=lambda observations: seen.append(len(observations)))
             return sum(seen)
 
         ours = per_second(play, seconds)
@@ -218,8 +219,8 @@ def vectorised_limit(settings, episodes, seconds):
 def processes_limit(settings, episodes, seconds):
     """Steps a second of the shipped teacher's episodes, its actions known beforehand, in a plain loop; times the cores."""
     network = read_network(ROOT / "saved_models" / "lunarlander" / "teacher.keras")
-    player, played = Player(single(network), settings, 50, "sample"), []
-    player.play(0, lambda step: played.append((step.actions, step.ended)) or not step.ended.all())
+    player, played = Player(settings, 50, "sample"), []
+    player.play(network_policy(network), 0, lambda step: played.append((step.actions, step.ended)) or not step.ended.all())
     episodes = []
     for copy in range(50):
         length = next(index for index, (_, ended) in enumerate(played) if ended[copy]) + 1

@@ -6,7 +6,8 @@ import numpy as np
 
 from pops.support.checkpoints import Part
 from pops.support.errors import ConfigurationError
-from pops.support.playing import Player, evaluation_player, single
+from pops.support.forward import network_policy, student_policy
+from pops.support.playing import Player, evaluation_player
 from pops.support.replay import ReplayMemory
 
 # The teacher's outputs are computed for at most so many bytes of states at once; inside a network they take more memory.
@@ -81,20 +82,19 @@ class StateMemory(ReplayMemory):
             return seen < settings["observe"]
 
         player = Player(
-            single(self.teacher),
             self.config["environment"],
             settings["environments"],
             self.config["evaluation"]["acting"],
             epsilon=settings["epsilon"],
             autoreset=True,
         )
-        player.play(self.seeds.environment("train", "fill_replay", *purpose), on_step)
+        player.play(network_policy(self.teacher), self.seeds.environment("train", "fill_replay", *purpose), on_step)
         player.close()
 
     def add_visited(self, states):
         """Adds states that a student visited."""
         rows = max(1, TEACHER_BYTES // states[0].nbytes)
-        outputs = [self.teacher(states[first : first + rows]).numpy() for first in range(0, len(states), rows)]
+        outputs = [np.asarray(self.teacher(states[first : first + rows])) for first in range(0, len(states), rows)]
         self.add_from(Part({"observations": states, "teacher_outputs": np.concatenate(outputs)}))
 
     def content(self):
@@ -130,7 +130,8 @@ class StudentGames:
         if self.steps:
             copies = max(1, settings["environments"] // student.members)
             config = task.config | {"evaluation": task.config["evaluation"] | {"epsilon": settings["student_epsilon"]}}
-            self.player = evaluation_player(student.policy(), config, copies, student.members, autoreset=True)
+            self.policy = student_policy(student)
+            self.player = evaluation_player(config, copies, student.members, autoreset=True)
 
     def _seed(self, *which):
         return self.task.seeds.environment("train", "student_games", *self.purpose, *which)
@@ -148,7 +149,7 @@ class StudentGames:
             return visited.steps < self.steps
 
         seed = self._seed(epoch) if begun else self._seed()
-        self.player.play(seed, on_step, state.played, state.masks, go_on=begun)
+        self.player.play(self.policy(state.played, state.masks), seed, on_step, go_on=begun)
         replay.add_visited(visited.states().copy())
 
     def close(self):

@@ -17,7 +17,8 @@ from pops.model import ActorLunarLander
 from pops.support import vector
 from pops.support.environments import check_spaces, configuration_of, describe, make_environments, named
 from pops.support.errors import ConfigurationError, RunFailed
-from pops.support.playing import Player, evaluate_network, report_rewards, single, varied
+from pops.support.forward import network_policy
+from pops.support.playing import Player, evaluate_network, report_rewards, varied
 from pops.support.seeds import Seeds
 from pops.support.vector import GymnasiumEnvironments, PoolEnvironments
 
@@ -96,12 +97,12 @@ def test_many_episodes_are_played_in_parts(monkeypatch):
 
 
 def policy():
-    return single(ActorLunarLander(configuration("lunarlander")["model"], [4]).network)
+    return network_policy(ActorLunarLander(configuration("lunarlander")["model"], [4]).network)
 
 
 def test_a_process_that_ended_fails_the_run_in_one_line(monkeypatch):
     monkeypatch.setattr(vector, "cores", lambda: 2)
-    player = Player(policy(), LUNARLANDER, 16, "greedy")
+    player = Player(LUNARLANDER, 16, "greedy")
     process = player.environments.vector.processes[1]
 
     def on_step(step):
@@ -109,8 +110,8 @@ def test_a_process_that_ended_fails_the_run_in_one_line(monkeypatch):
         return True
 
     with pytest.raises(RunFailed, match=r"a process that steps the environment ended \(exit code -9\)"):
-        player.play(0, on_step)
-    assert Player(policy(), LUNARLANDER, 16, "greedy").evaluate(0).shape == (1, 16)  # with new processes
+        player.play(policy(), 0, on_step)
+    assert Player(LUNARLANDER, 16, "greedy").evaluate(policy(), 0).shape == (1, 16)  # with new processes
 
 
 def test_an_interrupted_step_leaves_no_answer_for_the_next_one(monkeypatch):

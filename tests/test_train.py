@@ -10,7 +10,8 @@ from pops.configs import configuration
 from pops.model import ActorLunarLander, CartPoleDQN, CriticLunarLander, StudentCartPole
 from pops.prune import PruningSchedule, iterative_pruning_policy_distillation
 from pops.support.errors import RunFailed
-from pops.support.playing import Player
+from pops.support.forward import student_policy
+from pops.support.playing import Player, evaluation_player
 from pops.support.replay import ReplayMemory
 from pops.support.rewards import Reference, matches, rewards_text
 from pops.support.seeds import Seeds
@@ -21,7 +22,6 @@ from pops.train import (
     check_loss,
     evaluate_student,
     fit_supervised,
-    student_player,
     train_actor_critic,
     train_dqn,
     train_student,
@@ -357,11 +357,10 @@ def test_states_that_students_visit_join_the_replay_with_the_teachers_outputs(co
     before = replay.size
     student = StudentCartPole(config["model"], (2, 2, 2), members=2)
     state = initial_state(student.initial_weights(np.random.default_rng(0), 0.3), student.full_masks())
-    player = student_player(student, task, 3)
-    rewards = evaluate_student(player, state, task, replay, "distill", 1)
-    np.testing.assert_array_equal(
-        rewards, player.evaluate(task.seeds.environment("select", "distill", 1), state.weights, state.masks)
-    )
+    player = evaluation_player(config, 3, student.members)
+    policy = student_policy(student)(state.weights, state.masks)
+    rewards = evaluate_student(player, policy, task, replay, "distill", 1)
+    np.testing.assert_array_equal(rewards, player.evaluate(policy, task.seeds.environment("select", "distill", 1)))
     assert replay.size == before + min(50, int(rewards.sum()))  # CartPole gives 1 for each state that is acted on
     states = replay.arrays["observations"][before : replay.size]
     assert len(np.unique(states, axis=0)) == len(states)
@@ -375,7 +374,7 @@ class Scores:
     def __init__(self, epochs):
         self.epochs = iter(epochs)
 
-    def evaluate(self, seed, *arguments, visited):
+    def evaluate(self, policy, seed, visited):
         return np.array([np.broadcast_to(score, 2) for score in next(self.epochs)], float)
 
     def close(self):
@@ -408,7 +407,7 @@ def test_distillation_ends_as_the_scores_say(
     task, _ = teacher_task(config)
     task = task._replace(replay=filled(task), reference=Reference(None, np.full(2, 160.0), None))
     confirmed = iter(confirmed or [])
-    monkeypatch.setattr(train, "student_player", lambda *_: Scores(epochs))
+    monkeypatch.setattr(train, "evaluation_player", lambda *_: Scores(epochs))
     monkeypatch.setattr(train, "evaluate_network", lambda *_: np.full(2, float(next(confirmed))))
     distilled = fit_supervised(StudentCartPole(config["model"], (1, 1, 1), members=2), task, step=1)
     assert (distilled.met, distilled.epochs) == (met, len(epochs))
@@ -433,7 +432,7 @@ def test_distillation_is_given_up_when_all_members_stay_below_the_lower_bound(
     }
     task, _ = teacher_task(config)
     task = task._replace(replay=filled(task))
-    monkeypatch.setattr(train, "student_player", lambda *_: Scores(epochs))
+    monkeypatch.setattr(train, "evaluation_player", lambda *_: Scores(epochs))
     distilled = fit_supervised(StudentCartPole(config["model"], (1, 1, 1), members=2), task, step=1)
     assert (distilled.met, distilled.epochs) == (False, trained)
 
@@ -451,7 +450,7 @@ def test_an_evaluation_and_its_confirmation_ask_for_margins_of_their_own(
     task = task._replace(replay=filled(task))
     uncertain, certain = np.array([95.0, 115.0]), np.array([105.0, 105.0])  # 105 +- 10 and 105 +- 0
     evaluations, confirmations = Scores([[uncertain], [certain], [certain]]), iter([uncertain, certain])
-    monkeypatch.setattr(train, "student_player", lambda *_: evaluations)
+    monkeypatch.setattr(train, "evaluation_player", lambda *_: evaluations)
     monkeypatch.setattr(train, "evaluate_network", lambda *_: next(confirmations))
     distilled = fit_supervised(StudentCartPole(config["model"], (1, 1, 1)), task, step=1)
     assert (distilled.met, distilled.epochs) == (True, epochs)
@@ -493,7 +492,6 @@ def test_pruning_and_distilling_free_their_environments(config, teacher_task, pl
     fit_supervised(StudentCartPole(config["model"], (2, 2, 2)), task, step=1)
     made, closed = players
     assert len(made) == len(closed) >= 4 and set(made) == set(closed)
-    assert all(player._on_step is None for player in made)
 
 
 def test_a_student_whose_weights_are_averaged_while_it_is_pruned_is_the_average(config, teacher_task):
@@ -618,7 +616,7 @@ class RandomScores:
     def __init__(self, members, episodes):
         self.shape = members, episodes
 
-    def evaluate(self, seed, *arguments, visited):
+    def evaluate(self, policy, seed, visited):
         if visited:
             visited(np.random.default_rng(seed).normal(size=(20, 4)).astype(np.float32))
         return np.random.default_rng(seed).normal(10, 4, self.shape)
@@ -684,7 +682,7 @@ def test_ipp_goes_on_to_the_bit_from_its_checkpoints(monkeypatch, config, teache
     }
     task, agent = teacher_task(config)
     monkeypatch.setattr(train, "BLOCK_BYTES", 8 * task.config["prune"]["batch_size"] * 24)  # blocks of 8 updates, then 4
-    monkeypatch.setattr(train, "student_player", lambda *_: RandomScores(1, 3))
+    monkeypatch.setattr(train, "evaluation_player", lambda *_: RandomScores(1, 3))
     student = StudentCartPole(config["model"], WIDTHS)
     speeds = set()
 
@@ -715,7 +713,7 @@ def test_distillation_goes_on_to_the_bit_from_its_checkpoints(monkeypatch, confi
     }
     task, _ = teacher_task(config)
     monkeypatch.setattr(train, "BLOCK_BYTES", 8 * task.config["distill"]["batch_size"] * 24)
-    monkeypatch.setattr(train, "student_player", lambda *_: RandomScores(2, 3))
+    monkeypatch.setattr(train, "evaluation_player", lambda *_: RandomScores(2, 3))
 
     student = StudentCartPole(config["model"], (2, 2, 2), members=2)  # one, whose updates are compiled once
 
@@ -747,7 +745,7 @@ def test_the_first_member_starts_from_given_weights(monkeypatch, config, teacher
     for best in range(2):
         scores = RandomScores(2, 3)
         scores.evaluate = lambda *_, best=best, **__: np.eye(2)[best][:, None] + np.arange(3.0)  # that member is kept
-        monkeypatch.setattr(train, "student_player", lambda *_, scores=scores: scores)
+        monkeypatch.setattr(train, "evaluation_player", lambda *_, scores=scores: scores)
         student, again = StudentCartPole(config["model"], WIDTHS, members=2), task._replace(run=new_run(task.config))
         weights = fit_supervised(student, again, 1, 1, start).weights
         distance = max(np.abs(one - other).max() for one, other in zip(weights, start, strict=True))

@@ -5,7 +5,6 @@ import io
 import gymnasium
 import numpy as np
 import pytest
-import tensorflow as tf
 from rich.console import Console
 
 from pops.support import console
@@ -30,12 +29,12 @@ def test_seeds_depend_on_seed_and_purpose_and_uses_never_meet():
 
 
 def test_greedy_actions_are_the_largest_outputs_and_sampled_ones_follow_the_softmax():
-    outputs = tf.constant(np.tile([[0.0, 1.0, -1.0]], (20_000, 1)), tf.float32)
-    seed = tf.constant([3, 4])
-    assert set(select_actions(outputs, "greedy", seed).numpy()) == {1}
-    shares = np.bincount(select_actions(outputs, "sample", seed).numpy(), minlength=3) / 20_000
+    outputs = np.tile(np.float32([[0, 1, -1]]), (20_000, 1))
+    seed = 3, 4
+    assert set(select_actions(outputs, "greedy", seed)) == {1}
+    shares = np.bincount(select_actions(outputs, "sample", seed), minlength=3) / 20_000
     np.testing.assert_allclose(shares, np.exp([0, 1, -1]) / np.exp([0, 1, -1]).sum(), atol=0.015)
-    explored = np.bincount(select_actions(outputs, "greedy", seed, 0.3).numpy(), minlength=3) / 20_000
+    explored = np.bincount(select_actions(outputs, "greedy", seed, 0.3), minlength=3) / 20_000
     np.testing.assert_allclose(explored, [0.1, 0.8, 0.1], atol=0.015)
 
 
@@ -45,13 +44,13 @@ def test_every_episode_counts_once_and_whole(acting):
 
     def policy(observations):
         side = 10 * observations[..., 2]  # too simple to keep the pole up for long
-        return tf.stack([-side, side], axis=-1)
+        return np.stack([-side, side], axis=-1)
 
-    player = Player(policy, CARTPOLE, 20, acting, members=2)
-    rewards = player.evaluate(11)
+    player = Player(CARTPOLE, 20, acting, members=2)
+    rewards = player.evaluate(policy, 11)
     assert rewards.shape == (2, 20)
-    np.testing.assert_array_equal(rewards, player.evaluate(11))
-    assert not np.array_equal(rewards, player.evaluate(12))
+    np.testing.assert_array_equal(rewards, player.evaluate(policy, 11))
+    assert not np.array_equal(rewards, player.evaluate(policy, 12))
     assert rewards.max() <= 200
     if acting == "sample":
         return
@@ -63,7 +62,7 @@ def test_every_episode_counts_once_and_whole(acting):
         single.unwrapped.state = start.astype(np.float64)
         observation, total, over = start, 0.0, False
         while not over:
-            action = int(np.argmax(policy(observation[None, None]).numpy()))
+            action = int(np.argmax(policy(observation[None, None])))
             observation, step_reward, terminated, truncated, _ = single.step(action)
             total, over = total + step_reward, terminated or truncated
         assert abs(total - reward) <= 1
