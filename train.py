@@ -4,6 +4,7 @@ Blocks of updates run inside one compiled function. Weights, masks and optimiser
 not variables: that is faster, and going back to an earlier state is keeping its tensors.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -28,8 +29,11 @@ from pops.support.updates import (
     apply_gradients,
     average,
     initial_state,
+    joined,
     q_learning_block,
+    split,
 )
+from pops.support.vector import cores
 
 # Minibatches drawn for one compiled block of updates take at most this much memory; more is no faster.
 BLOCK_BYTES = 2**27
@@ -122,19 +126,38 @@ def train_student(
     Returns:
         The new state and the mean loss of one state in nats, float32 [members].
     """
-    block = _student_block(student, settings["optimizer"], settings["tau"], schedule, settings["averaging"])
+    groups = groups_of(student.members)
+    grouped = _with_members(student, student.members // groups)
+    block = _student_block(grouped, settings["optimizer"], settings["tau"], schedule, settings["averaging"])
     batch = settings["batch_size"]
     work = batch * student.members * (sum(student.layer_sizes()) + 1000)
     most = max(1, min(BLOCK_BYTES // (batch * replay.entry_bytes()), BLOCK_WORK // work))
     count, total = done
-    while count < updates:
-        more = min(most, updates - count)
-        batches = replay.sample(generator, more, batch)
-        state, loss = block(state, *batches, tf.constant(rate), tf.constant(speed))
-        count, total = count + more, total + loss.numpy() * more
-        if on_block:
-            on_block(state, (count, total))
+    with ThreadPoolExecutor(groups) as threads:
+        while count < updates:
+            more = min(most, updates - count)
+            batches = [tf.constant(batch) for batch in replay.sample(generator, more, batch)]
+            shared = *batches, tf.constant(rate), tf.constant(speed)
+            results = threads.map(lambda part, shared=shared: block(part, *shared), split(state, groups))
+            states, losses = zip(*results, strict=True)
+            state, loss = joined(states), tf.concat(losses, 0)
+            count, total = count + more, total + loss.numpy() * more
+            if on_block:
+                on_block(state, (count, total))
     return state, total / updates
+
+
+def groups_of(members):
+    """In how many groups the members of a student are trained side by side: the compiled loop of one uses one core."""
+    if tf.config.list_physical_devices("GPU"):
+        return 1
+    return next(groups for groups in range(min(cores(), members), 0, -1) if members % groups == 0)
+
+
+@lru_cache(maxsize=4)
+def _with_members(student, members):
+    """The same student with fewer members."""
+    return student if members == student.members else type(student)(student.settings, student.widths, members)
 
 
 TITLES = {"prune": "step {}: pruning", "distill": "step {}: distilling, size {}"}  # of a training's purpose
@@ -288,12 +311,13 @@ class BestMember(Resumable):
     The objective is met when a member's score was above it `patience` times in a row; if the settings ask for it, the
     evaluation's best network must then be above it on further episodes too, and networks that are come before all others.
     That ends distillation, or, if the settings say so, a network that matches the teacher as well. So do `give_up`
-    evaluations in a row in which all members' mean rewards are below the lower bound.
+    evaluations in a row in which the best member's mean is below the lower bound, and would be so after the last epoch if
+    it went on as since the evaluation before.
     """
 
     def __init__(self, members):
         self.distilled, self.rank, self.in_a_row = None, (False, False, -np.inf), np.zeros(members, int)
-        self.below = 0  # evaluations in a row
+        self.mean, self.hopeless = np.inf, 0  # of the best member; evaluations in a row
 
     def after_evaluation(self, training, rewards, member, scores):
         """Returns whether distillation ends.
@@ -319,9 +343,12 @@ class BestMember(Resumable):
             self.distilled = Distilled(network.get_weights(), met, training.round, chosen_by)
         best = Distilled(*self.distilled)  # a checkpoint gives it back as a plain tuple
         self.distilled = best._replace(met=best.met or met)
-        self.below = self.below + 1 if rewards.mean(axis=-1).max() < lower_bound else 0
-        hopeless = settings["give_up"] > 0 and self.below >= settings["give_up"]
-        return matched or (met and settings["until"] == "objective") or hopeless
+        before, self.mean = self.mean, float(rewards.mean(axis=-1).max())
+        left = (settings["epochs"] - training.round) / settings["evaluate_every"]
+        reached = max(self.mean, self.mean + left * (self.mean - before))
+        self.hopeless = self.hopeless + 1 if reached < lower_bound else 0
+        given_up = settings["give_up"] > 0 and self.hopeless >= settings["give_up"]
+        return matched or (met and settings["until"] == "objective") or given_up
 
 
 @remembered("distilled")

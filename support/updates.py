@@ -37,6 +37,17 @@ def initial_state(weights, masks=(), averaged=False):
     return TrainingState(weights, list(masks), (zeros, list(zeros)), tf.constant(0.0), tf.constant(0.0), averages)
 
 
+def split(state, groups):
+    """A student's state as those of groups of its members."""
+    parts = [tf.split(leaf, groups) if len(leaf.shape) else [leaf] * groups for leaf in tf.nest.flatten(state)]
+    return [tf.nest.pack_sequence_as(state, list(leaves)) for leaves in zip(*parts, strict=True)]
+
+
+def joined(states):
+    """The opposite of `split`."""
+    return tf.nest.map_structure(lambda *parts: tf.concat(parts, 0) if len(parts[0].shape) else parts[0], *states)
+
+
 def adam(weight, gradient, mean, square, update, rate, epsilon=1e-7):
     """One step of Adam (Kingma and Ba, 2015; β1 0.9, β2 0.999). `update` counts from 1."""
     mean = 0.9 * mean + 0.1 * gradient

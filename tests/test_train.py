@@ -421,9 +421,11 @@ def test_distillation_ends_as_the_scores_say(
         (2, [(10, 20), (10, 20), (10, 20)], 2),
         (2, [(10, 20), (10, 60), (10, 20)], 3),  # one member above the lower bound is enough
         (1, [(10, 20), (10, 200), (10, 20)], 1),
+        (2, [(10, 20), (10, 36), (10, 40)], 3),  # one epoch more like the second leads above it
+        (2, [(10, 20), (10, 34), (10, 40)], 2),
     ],
 )
-def test_distillation_is_given_up_when_all_members_stay_below_the_lower_bound(
+def test_distillation_is_given_up_when_all_members_would_stay_below_the_lower_bound(
     monkeypatch, config, teacher_task, give_up, epochs, trained
 ):
     config = config | {
