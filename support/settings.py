@@ -121,7 +121,7 @@ SETTINGS = {
         "until": (one_of("objective", "teacher"), "ends when the objective is met, or when the teacher is matched too"),
         "give_up": (
             integer(0),
-            "evaluations in a row that end it, as no member will reach the lower bound at this pace; 0 for never",
+            "evaluations in a row too slow for the lower bound that end it; 0 for never",
         ),
         "batch_size": (integer(1, 65536), "states in a minibatch"),
         "tau": (positive(1000), "temperature of the teacher's softmax (τ)"),
