@@ -481,7 +481,8 @@ def train_dqn(agent, config, seeds, run):
             progress = min(1.0, steps / settings["epsilon_steps"])
             epsilon = settings["epsilon_first"] + progress * (settings["epsilon_last"] - settings["epsilon_first"])
             outputs = np.asarray(policy(learner.state.weights)(exploration.observations[None])[0])
-            actions[index] = select_actions(outputs, "greedy", (exploration.seed, steps), epsilon)
+            generator = np.random.default_rng((exploration.seed, steps))
+            actions[index] = select_actions(outputs, "greedy", generator, epsilon)
         exploration.step(index, actions[index])
         if index < known:
             continue

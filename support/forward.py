@@ -12,6 +12,9 @@ import tensorflow as tf
 from pops.model import OWN_ACTIVATIONS
 from pops.policies.stack import ACTIVATIONS
 
+# It would warn that policies are compiled anew, once a network.
+tf.get_logger().setLevel("ERROR")
+
 # Above so many weights TensorFlow is as fast, and may have a GPU.
 MOST_WEIGHTS = 10**6
 

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import gymnasium
 import numpy as np
-import tensorflow as tf
 
 from pops.configs import is_atari
 from pops.support.environments import make_environments
@@ -15,44 +14,34 @@ from pops.support.forward import network_policy
 from pops.support.rewards import reward_statistics
 
 
-def select_actions(outputs, acting, seed, epsilon=None, bounds=(), factors=()):
+def select_actions(outputs, acting, generator=None, epsilon=None, bounds=(), factors=()):
     """Actions, int64 [...], from a policy's outputs, float32 [..., actions].
 
     Args:
         acting: "greedy" (the largest output) or "sample" (from the softmax of the outputs).
-        seed: two integers for the random numbers.
+        generator: NumPy generator, which greedy actions do not need.
         epsilon: share of actions drawn uniformly instead; None for none.
         bounds: least and greatest values, each [actions], of continuous actions, which are float32 [..., actions]: the
             outputs, kept within these.
         factors: of several discrete actions at once, how many outputs belong to each; actions are int64 [..., factors].
     """
-    first, second = seed
     if len(factors):
-        parts = enumerate(np.split(outputs, np.cumsum(factors)[:-1], axis=-1))
-        chosen = [select_actions(part, acting, (first + 10**6 * (n + 1), second), epsilon) for n, part in parts]
-        return np.stack(chosen, axis=-1)
+        parts = np.split(outputs, np.cumsum(factors)[:-1], axis=-1)
+        return np.stack([select_actions(part, acting, generator, epsilon) for part in parts], axis=-1)
+    *shape, count = outputs.shape
     if len(bounds):
-        low, high = np.float32(bounds)
-        actions = np.clip(outputs, low, high)
+        actions = np.clip(outputs, *np.float32(bounds))
+    elif acting == "sample":  # the Gumbel-max trick
+        actions = np.argmax(outputs + generator.gumbel(size=outputs.shape), axis=-1)
     else:
-        if acting == "sample":  # the Gumbel-max trick
-            outputs = outputs - np.log(-np.log(uniform(outputs.shape, seed, minval=1e-9)))
         actions = np.argmax(outputs, axis=-1)
     if epsilon is not None:
-        shape = outputs.shape[:-1]
+        changed = generator.random(shape) < epsilon
         if len(bounds):
-            others = low + (high - low) * uniform(outputs.shape, (first + 1, second))
+            actions[changed] = generator.uniform(*np.float32(bounds), [np.count_nonzero(changed), count])
         else:
-            others = uniform(shape, (first + 1, second), maxval=outputs.shape[-1], dtype=tf.int64)
-        drawn = uniform(shape, (first + 2, second)) < np.float32(epsilon)
-        actions = np.where(drawn[..., None] if len(bounds) else drawn, others, actions)
+            actions[changed] = generator.integers(count, size=np.count_nonzero(changed))
     return actions
-
-
-def uniform(shape, seed, **options):
-    """Random numbers that follow from two integers alone: TensorFlow's stateless ones."""
-    with tf.device("CPU"):
-        return tf.random.stateless_uniform(shape, tf.constant(seed, tf.int32), **options).numpy()
 
 
 class Step(NamedTuple):
@@ -116,16 +105,16 @@ class Player:
         """
         if not go_on:
             self._start(seed)
-        index, going = 0, True
+        generator, going = np.random.default_rng(seed), True
         while going:
             before = self.observations
             outputs = np.asarray(policy(before.reshape(*self.shape, *before.shape[1:]))).reshape(len(before), -1)
-            actions = self._select(outputs, seed=(seed, index))
+            actions = self._select(outputs, generator=generator)
             self.observations, *results, _ = self.environments.step(actions)
             self.steps += 1
             self._check_finite(results[0])
             step = Step(before, outputs, actions, *results, self.over)
-            index, self.over, going = index + 1, step.ended, on_step(step)
+            self.over, going = step.ended, on_step(step)
 
     def _check_finite(self, rewards):
         """Raises RunFailed where a reward or an observation is no number."""

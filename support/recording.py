@@ -50,12 +50,12 @@ def film(network, config, seed, steps):
 
     acting, epsilon = (config["evaluation"][key] for key in ("acting", "epsilon"))
     bounds, factors = config["model"]["bounds"], config["model"]["factors"]
-    environment = Single(config["environment"], draw=True)
+    generator, environment = np.random.default_rng(seed), Single(config["environment"], draw=True)
     observation = environment.reset(seed)
     pictures, rewards = [environment.picture()], [0.0]
-    for step in range(steps):
+    for _ in range(steps):
         outputs = np.asarray(network(observation[None]))
-        action = select_actions(outputs, acting, (seed, step), epsilon or None, bounds, factors)[0]
+        action = select_actions(outputs, acting, generator, epsilon or None, bounds, factors)[0]
         observation, reward, ended = environment.step(action if bounds or factors else int(action))
         pictures.append(environment.picture())
         rewards.append(rewards[-1] + reward)

@@ -309,9 +309,8 @@ def test_a_student_that_copies_a_teacher_gives_its_outputs(activation):
 def test_continuous_actions_stay_within_their_bounds():
     outputs = np.float32([[[-5, 0.5], [0.1, 9]]])
     bounds = np.array([[-1.0, -2.0], [1.0, 2.0]], np.float32)
-    seed = 1, 2
-    np.testing.assert_allclose(select_actions(outputs, "greedy", seed, None, bounds), [[[-1, 0.5], [0.1, 2]]])
-    many = select_actions(np.zeros([1, 4000, 2], np.float32), "greedy", seed, 0.25, bounds)[0]
+    np.testing.assert_allclose(select_actions(outputs, "greedy", bounds=bounds), [[[-1, 0.5], [0.1, 2]]])
+    many = select_actions(np.zeros([1, 4000, 2], np.float32), "greedy", np.random.default_rng(1), 0.25, bounds)[0]
     changed = (many != 0).any(axis=-1)
     assert 0.22 < changed.mean() < 0.28
     assert np.abs(many[changed].mean(axis=0)).max() < 0.1

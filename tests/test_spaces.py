@@ -94,9 +94,9 @@ def test_actions_come_as_the_environment_takes_them(echo, space, settings, chose
 
 def test_several_actions_are_each_the_largest_or_drawn_from_the_softmax_of_their_outputs():
     outputs = np.float32([[0, 2, 1, 3, 2]])
-    np.testing.assert_array_equal(select_actions(outputs, "greedy", (0, 0), factors=(2, 3)), [[1, 1]])
+    np.testing.assert_array_equal(select_actions(outputs, "greedy", factors=(2, 3)), [[1, 1]])
     many = np.repeat(outputs, 20_000, axis=0)
-    drawn = select_actions(many, "sample", (3, 7), factors=(2, 3))
+    drawn = select_actions(many, "sample", np.random.default_rng(3), factors=(2, 3))
     for column, part in enumerate(np.split(outputs[0], [2])):
         shares = np.bincount(drawn[:, column], minlength=len(part)) / len(drawn)
         np.testing.assert_allclose(shares, np.exp(part) / np.exp(part).sum(), atol=0.015)

@@ -30,11 +30,11 @@ def test_seeds_depend_on_seed_and_purpose_and_uses_never_meet():
 
 def test_greedy_actions_are_the_largest_outputs_and_sampled_ones_follow_the_softmax():
     outputs = np.tile(np.float32([[0, 1, -1]]), (20_000, 1))
-    seed = 3, 4
-    assert set(select_actions(outputs, "greedy", seed)) == {1}
-    shares = np.bincount(select_actions(outputs, "sample", seed), minlength=3) / 20_000
+    generator = np.random.default_rng(3)
+    assert set(select_actions(outputs, "greedy")) == {1}
+    shares = np.bincount(select_actions(outputs, "sample", generator), minlength=3) / 20_000
     np.testing.assert_allclose(shares, np.exp([0, 1, -1]) / np.exp([0, 1, -1]).sum(), atol=0.015)
-    explored = np.bincount(select_actions(outputs, "greedy", seed, 0.3), minlength=3) / 20_000
+    explored = np.bincount(select_actions(outputs, "greedy", generator, 0.3), minlength=3) / 20_000
     np.testing.assert_allclose(explored, [0.1, 0.8, 0.1], atol=0.015)
 
 

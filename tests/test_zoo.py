@@ -60,7 +60,7 @@ def test_actions_are_those_of_the_file(name):
     observations, space = met(agent, name)
     policy = read_policy(path, environment_of(name))
     outputs = policy.network(observations.astype(np.float32))
-    actions = select_actions(np.asarray(outputs), "greedy", (0, 0), bounds=policy.config["model"]["bounds"])
+    actions = select_actions(np.asarray(outputs), "greedy", bounds=policy.config["model"]["bounds"])
     expected = agent.act(observations)
     if isinstance(space, gymnasium.spaces.Discrete):
         assert (actions == expected).sum() == 1000
