@@ -7,7 +7,7 @@ saved as plain Keras models, which load where this project is not installed.
 
 import itertools
 import math
-from functools import partial
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -444,9 +444,16 @@ class Student:
     earlier state can be kept by keeping its tensors.
     """
 
+    in_threads = True  # whether members are trained each by itself, which a compiled loop of one core does fastest
+
     def __init__(self, settings, widths=None, members=1):
         self.members = members
         super().__init__(settings, widths)
+
+    @cached_property
+    def alone(self):
+        """The same student with one member."""
+        return self if self.members == 1 else type(self)(self.settings, self.widths)
 
     def build(self):
         # The first axis, Keras's batch axis, holds the members; the second one holds the batch.
@@ -529,6 +536,8 @@ class StudentCartPole(Student, CartPoleDQN):
 
 class ConvolutionalStudent(Student):
     """What students add that see frames: of several members the compiler makes all, as they are matrix products."""
+
+    in_threads = False
 
     @property
     def xla(self):

@@ -412,7 +412,8 @@ def shrink(pruned, network, widths, task, step):
         student, start = type(pruned)(settings, widths, members), None
         if task.config["distill"]["warm_start"]:
             start = pruned.of_units(network, strongest_units(pruned.connections(network), widths))
-        distilled = Distilled(*fit_supervised(student, task, step, len(attempts) + 1, start))
+        schedule = PruningSchedule.of(task.config["prune"])
+        distilled = Distilled(*fit_supervised(student, task, step, len(attempts) + 1, start, schedule))
         attempts.append(
             {
                 "widths": widths,
@@ -426,4 +427,4 @@ def shrink(pruned, network, widths, task, step):
             break
         log(f"step {step}: {weights} weights did not meet the objective in {distilled.epochs} epochs")
         widths = widths_between(widths, pruned.widths, count)
-    return type(pruned)(settings, student.widths), distilled, attempts
+    return student.alone, distilled, attempts

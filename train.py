@@ -82,7 +82,7 @@ def _student_block(student, optimizer, tau, schedule, averaging):
     optimizer = OPTIMIZERS[optimizer]
 
     @tf.function(jit_compile=student.xla, autograph=False)
-    def block(state, observations, teacher_outputs, rate, speed):
+    def block(state, observations, teacher_outputs, updates, rate, speed):
         def step(index, state, total):
             if schedule is not None:
                 due = (speed > 0) & (tf.cast(state.update, tf.int32) % schedule.frequency == 0)
@@ -97,7 +97,6 @@ def _student_block(student, optimizer, tau, schedule, averaging):
             state = apply_gradients(optimizer, state, tape.gradient(loss, state.weights), rate)
             return index + 1, average(state, averaging) if state.averages else state, total + loss
 
-        updates = tf.shape(observations)[0]
         total = tf.zeros([student.members])
         _, state, total = tf.while_loop(lambda index, *_: index < updates, step, (0, state, total))
         return state, total / tf.cast(updates * tf.shape(observations)[1], tf.float32)
@@ -106,7 +105,18 @@ def _student_block(student, optimizer, tau, schedule, averaging):
 
 
 def train_student(
-    student, state, replay, settings, generator, updates, rate, schedule=None, speed=1.0, done=(0, 0.0), on_block=None
+    student,
+    state,
+    replay,
+    settings,
+    generator,
+    updates,
+    rate,
+    schedule=None,
+    speed=1.0,
+    at_once=None,
+    done=(0, 0.0),
+    on_block=None,
 ):
     """Distils the teacher's outputs in the replay into a student, pruning it on the way if there is a schedule.
 
@@ -120,24 +130,25 @@ def train_student(
         rate: learning rate.
         schedule: PruningSchedule or None.
         speed: by how much the schedule's clock moves on with each update; 0 turns pruning off.
+        at_once: updates of a compiled block, which is compiled anew for another number; all of them if left out.
         done: of these updates, how many were done before, and the sum of their losses.
         on_block: called after every block of updates with the state and what is `done` then, for checkpoints.
 
     Returns:
         The new state and the mean loss of one state in nats, float32 [members].
     """
-    groups = groups_of(student.members)
-    grouped = _with_members(student, student.members // groups)
-    block = _student_block(grouped, settings["optimizer"], settings["tau"], schedule, settings["averaging"])
+    groups = student.members if student.in_threads and not tf.config.list_physical_devices("GPU") else 1
+    trained = student.alone if groups > 1 else student
+    block = _student_block(trained, settings["optimizer"], settings["tau"], schedule, settings["averaging"])
     batch = settings["batch_size"]
     work = batch * student.members * (sum(student.layer_sizes()) + 1000)
-    most = max(1, min(BLOCK_BYTES // (batch * replay.entry_bytes()), BLOCK_WORK // work))
+    most = max(1, min(at_once or updates, BLOCK_BYTES // (batch * replay.entry_bytes()), BLOCK_WORK // work))
     count, total = done
-    with ThreadPoolExecutor(groups) as threads:
+    with ThreadPoolExecutor(min(groups, cores())) as threads:
         while count < updates:
             more = min(most, updates - count)
-            batches = [tf.constant(batch) for batch in replay.sample(generator, more, batch)]
-            shared = *batches, tf.constant(rate), tf.constant(speed)
+            batches = map(tf.constant, replay.sample(generator, most, batch))  # of the last block, some are for nothing
+            shared = *batches, *map(tf.constant, (more, rate, speed))
             results = threads.map(lambda part, shared=shared: block(part, *shared), split(state, groups))
             states, losses = zip(*results, strict=True)
             state, loss = joined(states), tf.concat(losses, 0)
@@ -145,19 +156,6 @@ def train_student(
             if on_block:
                 on_block(state, (count, total))
     return state, total / updates
-
-
-def groups_of(members):
-    """In how many groups the members of a student are trained side by side: the compiled loop of one uses one core."""
-    if tf.config.list_physical_devices("GPU"):
-        return 1
-    return next(groups for groups in range(min(cores(), members), 0, -1) if members % groups == 0)
-
-
-@lru_cache(maxsize=4)
-def _with_members(student, members):
-    """The same student with fewer members."""
-    return student if members == student.members else type(student)(student.settings, student.widths, members)
 
 
 TITLES = {"prune": "step {}: pruning", "distill": "step {}: distilling, size {}"}  # of a training's purpose
@@ -235,6 +233,7 @@ class StudentTraining:
 
         self.state, loss = train_student(
             *(self.student, self.state, self.replay, self.settings, self.generator, updates, rate, schedule, speed),
+            at_once=self.task.config["prune"]["evaluate_every"],
             done=self._go_on_within(),
             on_block=on_block,
         )
@@ -352,7 +351,7 @@ class BestMember(Resumable):
 
 
 @remembered("distilled")
-def fit_supervised(student, task, step, attempt=1, start=None):
+def fit_supervised(student, task, step, attempt=1, start=None, schedule=None):
     """Policy distillation (paper, section III): trains a dense student to act like the teacher.
 
     All members are trained on the same minibatches, and the network with the best score is kept (see BestMember).
@@ -362,6 +361,7 @@ def fit_supervised(student, task, step, attempt=1, start=None):
         task: Task.
         step: number of the PoPS step (from 1); attempt: number of the size tried in it.
         start: weights that the first member starts from, as `set_weights` takes them; without it all members are fresh.
+        schedule: PruningSchedule of the pruning that follows, so that the same compiled block does for both.
 
     Returns:
         Distilled.
@@ -378,7 +378,7 @@ def fit_supervised(student, task, step, attempt=1, start=None):
     training = StudentTraining(student, state, task, "distill", step, attempt, best=best, games=games)
     for epoch in training.rounds(settings["epochs"]):
         rate = training.rate()
-        losses = training.update(settings["updates"], rate)
+        losses = training.update(settings["updates"], rate, schedule, speed=0.0)
         games.go_on(training.state, training.replay, epoch)
         if epoch % settings["evaluate_every"]:
             continue

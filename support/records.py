@@ -6,6 +6,9 @@ from pops.support.rewards import Reference, matches, reward_line, standard_error
 from pops.train import Task
 from pops.utils import count_weights
 
+# A pruned network is an intermediate result: no more episodes than this are played to report it.
+PRUNED_EPISODES = 100
+
 
 def choosing_rewards(network, config, seeds, run, *purpose):
     """Rewards that tell whether a student matches the teacher, on the same episodes for both. Not those that are reported,
@@ -23,9 +26,15 @@ def reference_of(policy, mean, config, seeds, run):
     return Reference(mean, confirm, choosing_rewards(policy, config, seeds, run, "teacher"))
 
 
-def reported(network, config, seeds, run, *purpose, way=""):
-    """Statistics of rewards over fresh episodes, which choose nothing. `way`: to play, if not the configuration's own."""
+def reported(network, config, seeds, run, *purpose, way="", most=None):
+    """Statistics of rewards over fresh episodes, which choose nothing.
+
+    Args:
+        way: to play, if not the configuration's own.
+        most: episodes, if that is fewer than the settings say.
+    """
     episodes, whole = config["evaluation"]["report_episodes"], ("report", *purpose, *([way] if way else []))
+    episodes = min(episodes, most or episodes)
     return run.once_watched(whole, report_rewards, network, config, seeds, episodes, *purpose)
 
 
@@ -72,7 +81,7 @@ class Records:
         entry = {
             "step": step,
             "from_widths": self.widths,
-            "pruned": self.report(network, "pruned", step),
+            "pruned": self.report(network, "pruned", step, most=PRUNED_EPISODES),
             "redundancy": [round(float(r), 6) for r in redundancy],
             "live_units": live_units,
         }
@@ -112,11 +121,11 @@ class Records:
     def _seconds(self, step):
         return self.task.run.once(("seconds", step), lambda: round(self.task.run.seconds() - self.start, 1))
 
-    def report(self, network, *purpose):
-        """Size and rewards of a plain network."""
+    def report(self, network, *purpose, most=None):
+        """Size and rewards of a plain network. `most`: see `reported`."""
         weights, nonzero = count_weights(network)
         size = {"weights": weights, "nonzero": nonzero, "percent": 100 * weights / self.task.original_weights}
-        return size | reported(network, self.task.config, self.task.seeds, self.task.run, *purpose)
+        return size | reported(network, self.task.config, self.task.seeds, self.task.run, *purpose, most=most)
 
     def other_ways(self, network, *purpose):
         """Rewards of a plain network in the other ways to play that the settings name: {name: rewards}."""

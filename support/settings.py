@@ -66,7 +66,7 @@ SETTINGS = {
         "epsilon": (number(0, 1), "share of random actions in evaluations"),
         "also": (VARIATIONS, "other ways to play that are reported too: greedy; sticky (Atari games only)"),
         "choose_episodes": (integer(2), "episodes that decide whether a student matches the teacher"),
-        "report_episodes": (integer(2), "fresh episodes behind every reported reward"),
+        "report_episodes": (integer(2), "fresh episodes behind every reported reward; a pruned network's: at most 100"),
     },
     "replay": {
         "capacity": (integer(1), "states, or transitions, that the replay memory holds"),

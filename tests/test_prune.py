@@ -285,7 +285,7 @@ def test_between_lies_strictly_between(data):
 def test_shrink_tries_sizes_in_between_and_then_stops(monkeypatch, config, new_run, worked, retries, sizes):
     starts = []
 
-    def fit(student, task, step, attempt, start):
+    def fit(student, task, step, attempt, start, schedule):
         starts.append(start)
         return Distilled(None, student.widths[0] in worked, 1, np.zeros(2))
 

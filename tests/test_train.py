@@ -258,6 +258,22 @@ def test_teacher_fills_the_replay_with_its_outputs(config, teacher_task):
     assert abs(states[:, 0]).max() <= 2.4 and abs(states[:, 2]).max() <= 0.2095
 
 
+def test_distilling_a_student_and_pruning_it_compile_one_block(config, teacher_task):
+    config = config | {"distill": config["distill"] | {"updates": 70, "epochs": 2, "confirm_episodes": 0}}
+    config["prune"] |= {"updates": 30, "evaluate_every": 30, "iterations": 1}
+    task, _ = teacher_task(config)
+    task = task._replace(replay=filled(task))
+    student = StudentCartPole(config["model"], (2, 2, 2), members=2)
+    before = train._student_block.cache_info().misses
+    fit_supervised(student, task, step=1, schedule=PruningSchedule.of(config["prune"]))
+    state = initial_state(student.alone.initial_weights(np.random.default_rng(0)), student.alone.full_masks())
+    iterative_pruning_policy_distillation(student.alone, state, task, step=2)
+    assert train._student_block.cache_info().misses == before + 1
+    settings = config["prune"]
+    keys = settings["optimizer"], settings["tau"], PruningSchedule.of(settings), settings["averaging"]
+    assert train._student_block(student.alone, *keys).experimental_get_tracing_count() == 1
+
+
 @pytest.mark.parametrize("refill", [True, False])
 def test_fit_supervised_reports_whether_the_objective_was_met(config, teacher_task, refill):
     for objective, met in ((0, True), (1000, False)):
