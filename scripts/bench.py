@@ -18,11 +18,18 @@ def main():
     simulators.add_argument(
         "--episodes", type=commands.integer(2, 100_000), default=2000, metavar="N", help="for each policy, in each (2,000)"
     )
+    growth = parser.add_argument_group("how a PoPS step grows with the teacher, the members and the cores, instead")
+    growth.add_argument("--growth", type=Path, metavar="DIR", help="folder for growth.csv and growth.png")
     arguments = parser.parse_args()
     if not 0 < arguments.seconds <= 600:
         parser.error("--seconds: give a number above 0, up to 600")
 
     def command():
+        if arguments.growth:
+            from pops.support.growth import grow
+
+            grow(arguments.growth)
+            return
         from pops.support.console import import_tensorflow
 
         import_tensorflow(*arguments.simulators or ())
