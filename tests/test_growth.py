@@ -5,6 +5,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 from PIL import Image
+
 from pops.support.growth import COLUMNS, draw, slope, step
 
 
