@@ -148,7 +148,7 @@ def run_command(command, go_on=lambda: "start it again"):
     except ConfigurationError as error:
         sys.exit(_say(f"{name}: {error}", 2))
     except BaseException as error:
-        # Inside a compiled loop an interruption comes back as TensorFlow's own exception.
+        # A library may have made another exception of the interruption.
         if interrupted:
             sys.exit(_say(f"{name}: interrupted; {go_on()}", 1))
         if isinstance(error, RunFailed):
