@@ -1,5 +1,6 @@
 """Measures, side by side in one run, how fast updates and evaluation are, what limits them, and what Python loops cost."""
 
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -7,6 +8,7 @@ if not __package__:  # started as a file of a clone
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from pops.support import commands
+from pops.support.errors import ConfigurationError
 
 
 def main():
@@ -20,6 +22,7 @@ def main():
     )
     growth = parser.add_argument_group("how a PoPS step grows with the teacher, the members and the cores, instead")
     growth.add_argument("--growth", type=Path, metavar="DIR", help="folder for growth.csv and growth.png")
+    parser.add_argument("--training", action="store_true", help="training of teachers beside Stable-Baselines3's, instead")
     arguments = parser.parse_args()
     if not 0 < arguments.seconds <= 600:
         parser.error("--seconds: give a number above 0, up to 600")
@@ -32,8 +35,16 @@ def main():
             return
         from pops.support.console import import_tensorflow
 
+        if arguments.training:
+            if not importlib.util.find_spec("stable_baselines3"):
+                raise ConfigurationError("stable_baselines3 is missing; install with: pip install stable-baselines3")
+            import torch  # noqa: F401  # after TensorFlow it can crash
         import_tensorflow(*arguments.simulators or ())
-        if arguments.simulators:
+        if arguments.training:
+            from pops.support.teaching import compare
+
+            compare()
+        elif arguments.simulators:
             from pops.support.simulators import compare
 
             compare(arguments.simulators, arguments.env, arguments.episodes)
