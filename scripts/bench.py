@@ -36,8 +36,9 @@ def main():
         from pops.support.console import import_tensorflow
 
         if arguments.training:
-            if not importlib.util.find_spec("stable_baselines3"):
-                raise ConfigurationError("stable_baselines3 is missing; install with: pip install stable-baselines3")
+            for name in ("stable_baselines3", "cv2"):
+                if not importlib.util.find_spec(name):
+                    raise ConfigurationError(f"{name} is missing; install with: pip install 'stable-baselines3[extra]'")
             import torch  # noqa: F401  # after TensorFlow it can crash
         import_tensorflow(*arguments.simulators or ())
         if arguments.training:

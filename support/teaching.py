@@ -6,7 +6,7 @@ from functools import partial
 
 from pops.configs import configuration
 from pops.model import AGENTS
-from pops.support.console import log, quiet, table
+from pops.support.console import log, quiet
 from pops.support.run import Run
 from pops.support.seeds import Seeds
 from pops.train import TRAINERS
@@ -21,14 +21,12 @@ STEPS = {
 
 def compare():
     """Measures both for each environment, and prints the steps a second."""
-    rows = [("environment", "algorithm", "here", "Stable-Baselines3", "ratio")]
     for name, (short, long) in STEPS.items():
         config = configuration(name)
         with quiet():
             here, there = rate(partial(ours, name), *short), rate(partial(stable_baselines, name, config), *long)
         algorithm = {"dqn": "deep Q-learning", "actor_critic": "PPO"}[config["teacher"]["algorithm"]]
-        rows.append((name, algorithm, f"{here:,.0f}", f"{there:,.0f}", f"{here / there:.1f}"))
-    log(table(rows, "Training of teachers: environment steps a second", words=2))
+        log(f"{name}, {algorithm}: {here:,.0f} steps a second, Stable-Baselines3 {there:,.0f}; ratio {here / there:.1f}")
 
 
 def rate(train, first, second):
@@ -42,8 +40,8 @@ def rate(train, first, second):
 
 
 def ours(name, steps):
-    """Trains a teacher for some steps, without evaluations."""
-    changes = [f"teacher.steps={steps}", "teacher.evaluate_every=1000000000"]
+    """Trains a teacher for some steps, with two short evaluations."""
+    changes = [f"teacher.steps={steps}", f"teacher.evaluate_every={steps // 2}", "teacher.episodes=2"]
     if configuration(name)["teacher"]["algorithm"] == "dqn":
         changes.append("teacher.learning_starts=1600")
     config, agents = configuration(name, assignments=changes), AGENTS[name]
