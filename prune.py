@@ -405,14 +405,13 @@ def shrink(pruned, network, widths, task, step):
     """
     # A fresh student needs no ReLU or tanh at its end, and learns better with ReLU than with tanh in between.
     settings = pruned.settings | {"output_activation": "linear", "hidden_activation": "relu", "squash": {}}
-    attempts, count = [], pruned.layer_sizes
+    attempts, count, schedule = [], pruned.layer_sizes, PruningSchedule.of(task.config["prune"])
     while widths and len(attempts) <= task.config["pops"]["retries"]:
         weights = sum(count(widths))
         members = by_size(task.config["distill"]["members"], 100 * weights / task.original_weights)
         student, start = type(pruned)(settings, widths, members), None
         if task.config["distill"]["warm_start"]:
             start = pruned.of_units(network, strongest_units(pruned.connections(network), widths))
-        schedule = PruningSchedule.of(task.config["prune"])
         distilled = Distilled(*fit_supervised(student, task, step, len(attempts) + 1, start, schedule))
         attempts.append(
             {

@@ -31,16 +31,13 @@ class TeacherFunction:
         self.played, self.role = self, "function"  # as of an agent
         # As of a network, whose inputs say what type observations have.
         self.inputs = [keras.KerasTensor((None, *settings["observation_shape"]), observation_type)]
-        self._values(np.zeros((2, *settings["observation_shape"]), observation_type))
+        self(np.zeros((2, *settings["observation_shape"]), observation_type))
 
     def __call__(self, observations):
-        return self._values(np.asarray(observations))
-
-    def _values(self, observations):
         self.calls += 1
         try:
             # Copies, as observations and values must not be changed by the function, nor later.
-            values = np.array(self.function(observations.copy()), np.float32)
+            values = np.array(self.function(np.array(observations)), np.float32)
         except Exception as error:  # of whatever kind: it is the user's code that runs here
             self._fail(f"raised {type(error).__name__}: {one_line(error)}")
         wanted = (len(observations), self.settings["actions"])

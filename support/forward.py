@@ -85,10 +85,12 @@ def in_numpy(network):
 
 def network_policy(network):
     """A plain Keras network, or what is used like one, as a policy for `Player`; its weights as they are now."""
-    if run := isinstance(network, keras.Model) and in_numpy(network):
+    if not isinstance(network, keras.Model):
+        run = network
+    elif run := in_numpy(network):
         run = partial(run, network.get_weights())
     else:
-        run = tf.function(network, autograph=False) if isinstance(network, keras.Model) else network
+        run = tf.function(network, autograph=False)
     return lambda observations: run(observations[0])[None]
 
 

@@ -119,10 +119,7 @@ SETTINGS = {
         "confirm_confidence": (number(0, 10), "standard errors by which their mean must lie above the objective"),
         "patience": (integer(1), "evaluations in a row above the objective after which it counts as met"),
         "until": (one_of("objective", "teacher"), "ends when the objective is met, or when the teacher is matched too"),
-        "give_up": (
-            integer(0),
-            "evaluations in a row too slow for the lower bound that end it; 0 for never",
-        ),
+        "give_up": (integer(0), "evaluations in a row too slow for the lower bound that end it; 0 for never"),
         "batch_size": (integer(1, 65536), "states in a minibatch"),
         "tau": (positive(1000), "temperature of the teacher's softmax (τ)"),
         "averaging": (number(0, 0.999999), "decay of the running mean of the weights, which is the student; 0: none"),

@@ -39,12 +39,16 @@ def initial_state(weights, masks=(), averaged=False):
 
 def split(state, groups):
     """A student's state as those of groups of its members."""
+    if groups == 1:
+        return [state]
     parts = [tf.split(leaf, groups) if len(leaf.shape) else [leaf] * groups for leaf in tf.nest.flatten(state)]
     return [tf.nest.pack_sequence_as(state, list(leaves)) for leaves in zip(*parts, strict=True)]
 
 
 def joined(states):
     """The opposite of `split`."""
+    if len(states) == 1:
+        return states[0]
     return tf.nest.map_structure(lambda *parts: tf.concat(parts, 0) if len(parts[0].shape) else parts[0], *states)
 
 
