@@ -6,8 +6,9 @@ saved as plain Keras models, which load where this project is not installed.
 """
 
 import itertools
+import json
 import math
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -21,6 +22,11 @@ from pops.utils import kernels
 # Up to this many weights a product is done as multiply and sum. The compiler fuses that with its neighbours, while a call
 # of the matrix product costs more than the arithmetic of so small a layer (`scripts/bench.py` shows the effect).
 SMALL_KERNEL = 64
+
+
+# Hidden layers of students in training are filled up to this width with units that masks hide, so that all small students
+# share a compiled block: compiling it takes longer than the additional arithmetic.
+LEAST_WIDTH = 8
 
 
 # PyTorch's LeakyReLU, whose slope is not that of Keras's function of this name.
@@ -455,6 +461,12 @@ class Student:
         """The same student with one member."""
         return self if self.members == 1 else type(self)(self.settings, self.widths)
 
+    @property
+    def wide(self):
+        """The student whose compiled block trains this one's members: of one member and of no layer below `LEAST_WIDTH`."""
+        widths = tuple(max(LEAST_WIDTH, width) for width in self.widths)
+        return _shared_student(type(self), json.dumps(self.settings), widths)
+
     def build(self):
         # The first axis, Keras's batch axis, holds the members; the second one holds the batch.
         network = keras.Sequential(self.layers(MemberLayers(self.members)))
@@ -528,6 +540,11 @@ class Student:
         arrays += [kernel / np.float32(divisor), bias / np.float32(divisor)]
         weights = [a[None] if index % 2 == 0 else a[None, None] for index, a in enumerate(arrays)]
         return [tf.constant(w) for w in weights], [tf.constant((w != 0).astype(np.float32)) for w in weights[::2]]
+
+
+@lru_cache(maxsize=4)
+def _shared_student(kind, settings, widths):
+    return kind(json.loads(settings), widths)
 
 
 class StudentCartPole(Student, CartPoleDQN):

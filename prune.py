@@ -45,13 +45,19 @@ class PruningSchedule:
         left = 1 - (tf.clip_by_value(tf.cast(t, tf.float32), self.begin, self.end) - self.begin) / (self.end - self.begin)
         return self.final + (self.initial - self.final) * left**3
 
-    def masks(self, weights, masks, t):
+    def masks(self, weights, masks, t, sizes):
         """The masks at time t: in each layer the floor(s(t) N_l) smallest |w| are hidden.
 
         Hidden weights count as zero and stay hidden, also where there are more of them than s(t) asks for.
+
+        Args:
+            weights: kernel and bias of each layer; masks: present ones, one for each kernel.
+            t: float32 scalar, in updates.
+            sizes: N_l of each layer, float32 [layers].
         """
         sparsity = self.sparsity(t)
-        return [mask * magnitude_mask(kernel * mask, sparsity) for kernel, mask in zip(weights[::2], masks, strict=True)]
+        layers = zip(weights[::2], masks, tf.unstack(sizes, len(masks)), strict=True)
+        return [magnitude_mask(kernel, mask, sparsity, size) for kernel, mask, size in layers]
 
 
 # Iterative policy pruning

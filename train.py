@@ -28,6 +28,8 @@ from pops.support.updates import (
     actor_critic_block,
     apply_gradients,
     average,
+    cropped,
+    filled,
     initial_state,
     joined,
     q_learning_block,
@@ -82,23 +84,32 @@ def _student_block(student, optimizer, tau, schedule, averaging):
     optimizer = OPTIMIZERS[optimizer]
 
     @tf.function(jit_compile=student.xla, autograph=False)
-    def block(state, observations, teacher_outputs, updates, rate, speed):
+    def block(state, sizes, observations, teacher_outputs, updates, rate, speed):
+        def masks_due(state):
+            return (speed > 0) & (tf.cast(state.update, tf.int32) % schedule.frequency == 0)
+
         def step(index, state, total):
-            if schedule is not None:
-                due = (speed > 0) & (tf.cast(state.update, tf.int32) % schedule.frequency == 0)
-                masks = tf.cond(
-                    due, lambda: schedule.masks(state.weights, state.masks, state.clock), lambda: list(state.masks)
-                )
-                state = state._replace(masks=masks, clock=state.clock + speed)
             with tf.GradientTape() as tape:
                 tape.watch(state.weights)
                 outputs = student(state.weights, state.masks, observations[index][None])
                 loss = student.loss(teacher_outputs[index], outputs, tau)
             state = apply_gradients(optimizer, state, tape.gradient(loss, state.weights), rate)
+            state = state._replace(clock=state.clock + speed)
             return index + 1, average(state, averaging) if state.averages else state, total + loss
 
-        total = tf.zeros([student.members])
-        _, state, total = tf.while_loop(lambda index, *_: index < updates, step, (0, state, total))
+        def between_masks(first, state, total):
+            """Updates with the same masks: the loop is faster without theirs in it."""
+            new = partial(schedule.masks, state.weights, state.masks, state.clock, sizes)
+            state = state._replace(masks=tf.cond(masks_due(state), new, lambda: list(state.masks)))
+
+            def go_on(index, state, _):
+                return (index < updates) & ((index == first) | ~masks_due(state))
+
+            return tf.while_loop(go_on, step, (first, state, total))
+
+        body = step if schedule is None else between_masks
+        loop = (0, state, tf.zeros([student.members]))
+        _, state, total = tf.while_loop(lambda index, *_: index < updates, body, loop)
         return state, total / tf.cast(updates * tf.shape(observations)[1], tf.float32)
 
     return block
@@ -137,21 +148,23 @@ def train_student(
     Returns:
         The new state and the mean loss of one state in nats, float32 [members].
     """
-    groups = student.members if student.in_threads and not tf.config.list_physical_devices("GPU") else 1
-    trained = student.alone if groups > 1 else student
+    threaded = student.in_threads and not tf.config.list_physical_devices("GPU")
+    groups, trained = (student.members, student.wide) if threaded else (1, student)
     block = _student_block(trained, settings["optimizer"], settings["tau"], schedule, settings["averaging"])
     batch = settings["batch_size"]
     work = batch * student.members * (sum(student.layer_sizes()) + 1000)
     most = max(1, min(at_once or updates, BLOCK_BYTES // (batch * replay.entry_bytes()), BLOCK_WORK // work))
+    sizes = tf.constant(student.layer_sizes(), tf.float32)
     count, total = done
     with ThreadPoolExecutor(min(groups, cores())) as threads:
         while count < updates:
             more = min(most, updates - count)
             batches = map(tf.constant, replay.sample(generator, most, batch))  # of the last block, some are for nothing
-            shared = *batches, *map(tf.constant, (more, rate, speed))
-            results = threads.map(lambda part, shared=shared: block(part, *shared), split(state, groups))
-            states, losses = zip(*results, strict=True)
+            shared = sizes, *batches, *map(tf.constant, (more, rate, speed))
+            parts = split(filled(state, trained) if threaded else state, groups)
+            states, losses = zip(*threads.map(lambda part, shared=shared: block(part, *shared), parts), strict=True)
             state, loss = joined(states), tf.concat(losses, 0)
+            state = cropped(state, student) if threaded else state
             count, total = count + more, total + loss.numpy() * more
             if on_block:
                 on_block(state, (count, total))

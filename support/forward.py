@@ -18,6 +18,9 @@ tf.get_logger().setLevel("ERROR")
 # Above so many weights TensorFlow is as fast, and may have a GPU.
 MOST_WEIGHTS = 10**6
 
+# A network is not compiled for fewer copies of an environment.
+LEAST_COPIES = 4
+
 _NAMES = {OWN_ACTIVATIONS.get(name) or keras.activations.get(name): name for name in ACTIVATIONS}
 
 
@@ -56,6 +59,9 @@ _LAYERS = {
 }
 
 
+_CONVOLUTIONAL = {*_LAYERS, "Permute", "Frames", "Conv2D", "MemberConvolution", "Flatten"}
+
+
 def in_numpy(network):
     """A stack of dense layers as a function in NumPy, or None for any other network and for large ones.
 
@@ -86,33 +92,53 @@ def in_numpy(network):
 def network_policy(network):
     """A plain Keras network, or what is used like one, as a policy for `Player`; its weights as they are now."""
     if not isinstance(network, keras.Model):
-        run = network
-    elif run := in_numpy(network):
-        run = partial(run, network.get_weights())
-    else:
-        run = tf.function(network, autograph=False)
-    return lambda observations: run(observations[0])[None]
+        return lambda observations: network(observations[0])[None]
+    if run := in_numpy(network):
+        return partial(_one, run, network.get_weights())
+    return _compiled(network, lambda observations: network(observations[0])[None])
 
 
 def agent_policy(agent):
     """The same for a teacher in training, whose weights are not its network's own: weights -> policy."""
-    run, arrays_of = _run(agent.network, agent.__call__)
-
-    def policy(weights):
-        arrays = arrays_of(weights)
-        return lambda observations: run(arrays, observations[0])[None]
-
-    return policy
+    if run := in_numpy(agent.network):
+        return lambda weights: partial(_one, run, _arrays(weights))
+    run = _compiled(agent.network, lambda weights, observations: agent(weights, observations[0])[None])
+    return lambda weights: partial(run, weights)
 
 
 def student_policy(student):
     """The same for all members of a student: (weights, masks) -> policy."""
-    run, arrays_of = _run(student.network, student.outputs, student.xla)
-    return lambda weights, masks: partial(run, arrays_of(student.masked(weights, masks)))
+    if run := in_numpy(student.network):
+        return lambda weights, masks: partial(run, _arrays(student.masked(weights, masks)))
+    run = _compiled(student.network, student.outputs)
+    return lambda weights, masks: partial(run, student.masked(weights, masks))
 
 
-def _run(network, outputs, xla=False):
-    """How a network's outputs follow from weights and observations, and the form in which this takes its weights."""
-    if run := in_numpy(network):
-        return run, lambda weights: [np.asarray(weight) for weight in weights]
-    return tf.function(outputs, jit_compile=xla, autograph=False), list
+def _one(run, weights, observations):
+    return run(weights, observations[0])[None]
+
+
+def _arrays(weights):
+    return [np.asarray(weight) for weight in weights]
+
+
+def _compiled(network, outputs):
+    """`outputs`, of (..., observations [members, copies, ...]), in TensorFlow; of small convolutional networks, by XLA.
+
+    It is compiled for few numbers of copies: the first one, its half, a quarter and so on. Others are filled up to these.
+    """
+    small = type(network) is keras.Sequential and network.count_params() <= MOST_WEIGHTS
+    xla = small and all(type(layer).__name__ in _CONVOLUTIONAL for layer in network.layers)
+    run, most = tf.function(outputs, autograph=False, jit_compile=xla), 0
+
+    def filled(*arguments):
+        nonlocal most
+        *weights, observations = arguments
+        count = observations.shape[1]
+        size = most = max(most, count)
+        while size > LEAST_COPIES and (size + 1) // 2 >= count:
+            size = (size + 1) // 2
+        room = np.zeros([len(observations), size - count, *observations.shape[2:]], observations.dtype)
+        return np.asarray(run(*weights, np.concatenate([observations, room], axis=1)))[:, :count]
+
+    return filled

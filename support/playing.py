@@ -86,7 +86,7 @@ class Player:
     """
 
     def __init__(self, settings, copies, acting, epsilon=None, members=1, autoreset=False):
-        self.shape, self.name = (members, copies), settings["id"]
+        self.shape, self.name, self.autoreset = (members, copies), settings["id"], autoreset
         self.environments = make_environments(settings, members * copies, autoreset)
         actions = self.environments.single_action_space
         continuous = isinstance(actions, gymnasium.spaces.Box)
@@ -108,13 +108,25 @@ class Player:
         generator, going = np.random.default_rng(seed), True
         while going:
             before = self.observations
-            outputs = np.asarray(policy(before.reshape(*self.shape, *before.shape[1:]))).reshape(len(before), -1)
+            outputs = self._outputs(policy)
             actions = self._select(outputs, generator=generator)
             self.observations, *results, _ = self.environments.step(actions)
             self.steps += 1
             self._check_finite(results[0])
             step = Step(before, outputs, actions, *results, self.over)
             self.over, going = step.ended, on_step(step)
+
+    def _outputs(self, policy):
+        """The policy's outputs, float32 [members * copies, actions]; zeros for copies in which no member plays any more."""
+        observations = self.observations.reshape(*self.shape, *self.observations.shape[1:])
+        going = ~self.over.reshape(self.shape).all(axis=0)
+        if self.autoreset or going.all():
+            outputs = np.asarray(policy(observations))
+        else:
+            found = np.asarray(policy(observations[:, going]))
+            outputs = np.zeros([*self.shape, found.shape[-1]], found.dtype)
+            outputs[:, going] = found
+        return outputs.reshape(len(self.observations), -1)
 
     def _check_finite(self, rewards):
         """Raises RunFailed where a reward or an observation is no number."""

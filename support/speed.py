@@ -3,7 +3,6 @@
 import random
 import time
 
-import gymnasium
 import keras
 import numpy as np
 import tensorflow as tf
@@ -20,7 +19,6 @@ from pops.support.networks import read_network
 from pops.support.playing import Player
 from pops.support.replay import ReplayMemory
 from pops.support.updates import initial_state
-from pops.support.vector import cores
 from pops.train import train_student
 from pops.utils import kernels
 
@@ -37,19 +35,18 @@ def measure(seconds):
         policies = shipped("cartpole"), cartpole_student()
         cartpole = bench_evaluation("cartpole", 1000, vectorised_limit, policies, seconds)
         policies = shipped("lunarlander"), shipped("lunarlander", "results/lunarlander/seed0/student.keras")
-        lunarlander = bench_evaluation("lunarlander", 300, processes_limit, policies, seconds)
+        lunarlander = bench_evaluation("lunarlander", 300, replayed_limit, policies, seconds)
         policies = [untrained("pong", widths) for widths in PONG_SIZES]
         short = {"max_episode_steps": 200}  # so that it does not matter how well they play
         atari = bench_evaluation("pong", 64, vectorised_limit, policies, seconds, short)
     show(f"CartPole, distillation, {batch('cartpole')}: updates a second (limit: the matrix products alone)", updates)
     show("CartPole, greedy evaluation: steps a second (limit: the environment with random actions)", cartpole)
     show(f"Pong, distillation, {batch('pong')}: updates a second (limit: the convolutions and products alone)", pong)
-    show("LunarLander, sampled evaluation: steps a second (limit: the simulator alone, on all cores)", lunarlander)
+    show("LunarLander, sampled evaluation: steps a second (limit: the simulator with known actions)", lunarlander)
     show("Pong, greedy evaluation, 64 copies: steps a second (limit: the environment with random actions)", atari)
 
 
 def show(title, rows):
-
     log(table([[text if isinstance(text, str) else f"{text:,.0f}" for text in row] for row in rows], title))
 
 
@@ -216,29 +213,28 @@ def vectorised_limit(settings, episodes, seconds):
     return per_second(play, seconds)
 
 
-def processes_limit(settings, episodes, seconds):
-    """Steps a second of the shipped teacher's episodes, its actions known beforehand, in a plain loop; times the cores."""
+def replayed_limit(settings, episodes, seconds):
+    """Steps a second of the environments alone: the shipped teacher's episodes again, their actions known beforehand."""
     network = read_network(ROOT / "saved_models" / "lunarlander" / "teacher.keras")
-    player, played = Player(settings, 50, "sample"), []
-    player.play(network_policy(network), 0, lambda step: played.append((step.actions, step.ended)) or not step.ended.all())
-    episodes = []
-    for copy in range(50):
-        length = next(index for index, (_, ended) in enumerate(played) if ended[copy]) + 1
-        episodes.append([int(actions[copy]) for actions, _ in played[:length]])
-    environment = gymnasium.make(settings["id"], max_episode_steps=settings["max_episode_steps"], disable_env_checker=True)
+    player, actions, playing = Player(settings, episodes, "sample"), [], []
+
+    def on_step(step):
+        actions.append(step.actions)
+        playing.append(np.count_nonzero(~step.over))
+        return not (step.over | step.ended).all()
+
+    player.play(network_policy(network), 0, on_step)
 
     def play():
-        for copy, actions in enumerate(episodes):
-            environment.reset(seed=copy)
-            for action in actions:
-                environment.step(action)
-        return sum(len(actions) for actions in episodes)
+        player.environments.reset(seed=0)
+        for step in actions:
+            player.environments.step(step)
+        return sum(playing)
 
-    return cores() * per_second(play, seconds)
+    return per_second(play, seconds)
 
 
 def cartpole_student():
-
     network = StudentCartPole(configuration("cartpole")["model"], SIZES[-1]).plain_network("bench")
     network.set_weights(balancing(network.get_weights()))
     return "student 8-8-4", network
@@ -252,7 +248,6 @@ def shipped(name, file=None):
 
 
 def untrained(name, widths):
-
     agent = AGENTS[name].teacher(configuration(name)["model"], widths)
     return "-".join(map(str, widths)), agent.network
 

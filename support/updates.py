@@ -37,6 +37,34 @@ def initial_state(weights, masks=(), averaged=False):
     return TrainingState(weights, list(masks), (zeros, list(zeros)), tf.constant(0.0), tf.constant(0.0), averages)
 
 
+def filled(state, wide):
+    """A student's state with zeros behind its weights and masks, as a wider student's. Masks keep those weights at zero."""
+
+    def fill(array, shape):
+        return tf.pad(array, [[0, most - some] for some, most in zip(array.shape, shape, strict=True)])
+
+    return _resized(state, wide, fill)
+
+
+def cropped(state, student):
+    """The opposite of `filled`."""
+    return _resized(state, student, lambda array, shape: tf.slice(array, [0] * len(shape), shape))
+
+
+def _resized(state, student, resize):
+    shapes = [variable.shape for variable in student.network.trainable_variables]
+
+    def all_of(arrays, shapes=shapes):  # without averages there are fewer arrays than shapes
+        return [resize(array, (array.shape[0], *shape[1:])) for array, shape in zip(arrays, shapes, strict=False)]
+
+    return state._replace(
+        weights=all_of(state.weights),
+        masks=all_of(state.masks, shapes[::2]),
+        moments=tuple(map(all_of, state.moments)),
+        averages=all_of(state.averages),
+    )
+
+
 def split(state, groups):
     """A student's state as those of groups of its members."""
     if groups == 1:

@@ -58,3 +58,17 @@ def test_all_other_networks_are_left_to_keras(network):
     shape = network.input_shape[1:]
     observations = np.random.default_rng(0).integers(0, 9, [1, 2, *shape]).astype(network.inputs[0].dtype)
     np.testing.assert_allclose(network_policy(network)(observations)[0], network(observations[0]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name, widths", [("pong", [2, 3, 2, 5]), ("pong", [8, 8, 8, 2500])], ids=["by XLA", "large"])
+def test_convolutional_networks_give_the_same_for_all_numbers_of_copies(name, widths):
+    config, generator = configuration(name)["model"], np.random.default_rng(0)
+    student = AGENTS[name].student(config, widths, members=2)
+    weights, masks = student.initial_weights(generator, 0.3), student.full_masks()
+    plain = student.plain(weights, masks, 1)
+    frames = generator.integers(0, 255, [2, 13, 4, 84, 84]).astype(np.uint8)
+    together, alone = student_policy(student)(weights, masks), network_policy(plain)
+    expected = np.asarray(student(weights, masks, frames))
+    for count in (13, 12, 7, 6, 3, 1, 13):
+        np.testing.assert_allclose(together(frames[:, :count]), expected[:, :count], rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(alone(frames[1:, :count])[0], expected[1, :count], rtol=1e-3, atol=1e-4)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pops import train
+from pops import model, train
 from pops.configs import configuration
 from pops.model import ActorLunarLander, CartPoleDQN, CriticLunarLander, StudentCartPole
 from pops.prune import PruningSchedule, iterative_pruning_policy_distillation
@@ -167,6 +167,28 @@ def test_members_are_independent_networks(widths, generator, replay):
             np.testing.assert_allclose(trained[member], one[0], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("activation", ["relu", "sigmoid"])
+def test_what_fills_narrow_layers_up_changes_no_update(activation, generator, replay, monkeypatch):
+    settings = configuration("cartpole", assignments=["prune.averaging=0.99"])
+    student = StudentCartPole(settings["model"] | {"hidden_activation": activation}, (3, 12, 2))
+    start = initial_state(student.initial_weights(generator, 0.3), student.full_masks(), averaged=True)
+    schedule = PruningSchedule(0.0, 0.6, 0, 30, 3)
+    states = []
+    for width in (1, 8):
+        monkeypatch.setattr(model, "LEAST_WIDTH", width)
+        states.append(
+            train_student(student, start, replay, settings["prune"], np.random.default_rng(1), 30, 1e-2, schedule)[0]
+        )
+    for one, other in zip(*map(tf.nest.flatten, states), strict=True):
+        assert one.shape == other.shape
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+    wide = train.filled(states[0], student.wide)
+    assert wide.weights[2].shape == (1, 8, 12)
+    following = train.cropped(wide, student)
+    for one, other in zip(*map(tf.nest.flatten, (following, states[0])), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_updates_in_several_blocks_are_the_same_updates(generator, replay, monkeypatch):
     settings = configuration("cartpole")
     student = StudentCartPole(settings["model"], WIDTHS)
@@ -258,20 +280,21 @@ def test_teacher_fills_the_replay_with_its_outputs(config, teacher_task):
     assert abs(states[:, 0]).max() <= 2.4 and abs(states[:, 2]).max() <= 0.2095
 
 
-def test_distilling_a_student_and_pruning_it_compile_one_block(config, teacher_task):
+def test_all_small_students_share_one_compiled_block(config, teacher_task):
     config = config | {"distill": config["distill"] | {"updates": 70, "epochs": 2, "confirm_episodes": 0}}
     config["prune"] |= {"updates": 30, "evaluate_every": 30, "iterations": 1}
     task, _ = teacher_task(config)
     task = task._replace(replay=filled(task))
-    student = StudentCartPole(config["model"], (2, 2, 2), members=2)
     before = train._student_block.cache_info().misses
-    fit_supervised(student, task, step=1, schedule=PruningSchedule.of(config["prune"]))
-    state = initial_state(student.alone.initial_weights(np.random.default_rng(0)), student.alone.full_masks())
-    iterative_pruning_policy_distillation(student.alone, state, task, step=2)
+    for widths in ((2, 2, 2), (1, 2, 1)):
+        student = StudentCartPole(config["model"], widths, members=2)
+        fit_supervised(student, task, step=1, schedule=PruningSchedule.of(config["prune"]))
+        state = initial_state(student.alone.initial_weights(np.random.default_rng(0)), student.alone.full_masks())
+        iterative_pruning_policy_distillation(student.alone, state, task, step=2)
     assert train._student_block.cache_info().misses == before + 1
     settings = config["prune"]
     keys = settings["optimizer"], settings["tau"], PruningSchedule.of(settings), settings["averaging"]
-    assert train._student_block(student.alone, *keys).experimental_get_tracing_count() == 1
+    assert train._student_block(student.wide, *keys).experimental_get_tracing_count() == 1
 
 
 @pytest.mark.parametrize("refill", [True, False])
