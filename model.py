@@ -280,6 +280,10 @@ class DQNAgent:
         units = [*self.settings["observation_shape"], *hidden, self.settings["actions"]]
         return [before * after for before, after in itertools.pairwise(units)]
 
+    def depths(self):
+        """Numbers of hidden layers that smaller networks of this kind can have."""
+        return range(len(self.widths), len(self.widths) + 1)
+
     def connections(self, network):
         """For each layer of a plain network of this kind, the sum of the weights' magnitudes from unit to unit.
 
@@ -333,6 +337,9 @@ class DenseAgent(DQNAgent):
         hidden = [make.dense(width, self.settings["hidden_activation"]) for width in self.widths]
         last = make.dense(self.settings["actions"], self.settings["output_activation"])
         return [*itertools.chain(*hidden), *last, *squash_layers(self.settings["squash"])]
+
+    def depths(self):
+        return range(len(self.widths) + 1)
 
 
 class CartPoleDQN(DenseAgent):

@@ -287,7 +287,7 @@ def _trimmed(units, count):
     and the layers with most weights, as after a flattening, become narrow first.
     """
     units = tuple(max(1, layer) for layer in units)
-    while max(units) > 1:
+    while max(units, default=1) > 1:
         yield units
         weights = sum(count(units))
         shares = {
@@ -341,6 +341,63 @@ def widths_between(smaller, larger, count):
     return min(path, key=lambda widths: abs(math.log(sum(count(widths)) / middle)), default=None)
 
 
+# The floor
+
+
+def search_floor(student, task, records, goal, smallest=0):
+    """Looks for the smallest network that still does, by bisection over the number of weights (in the logarithm).
+
+    For a number of weights it tries one shape for each number of hidden layers, the flattest first, until one does. Where
+    none does, it goes on above, else below. `pops.floor` is how many shapes it tries at most.
+
+    Args:
+        student: the smallest one so far that does.
+        task: Task.
+        records: Records.
+        goal: "objective", or "teacher" where a student has to match that, too.
+        smallest: number of weights that are known not to do.
+    """
+    most, tried, attempts = task.config["pops"]["floor"], set(), []
+    low, high = smallest, sum(student.layer_sizes())
+    while high - low > 1 and len(tried) < most:
+        middle = min(high - 1, max(low + 1, round(math.sqrt(max(low, 1) * high))))
+        for widths in shapes_between(low, middle, student):
+            if widths in tried:
+                continue
+            tried.add(widths)
+            if not attempts:
+                step = records.begin_search(student, goal)
+            smaller, distilled = attempt(student, widths, task, step, attempts)
+            if distilled.met:
+                matches = records.shrunk(step, smaller.plain_network("student", distilled.weights), widths, attempts)
+                attempts = []
+                if matches or goal == "objective":
+                    high = sum(smaller.layer_sizes())
+                    break
+            if len(tried) == most:
+                break
+        else:
+            low = middle
+    if attempts:
+        records.failed(step, attempts)
+
+
+def shapes_between(low, high, student):
+    """Widths of a network for each number of hidden layers with more than `low` and at most `high` weights, flattest first.
+
+    With as many layers as the student it is that one trimmed. Those with fewer layers start from equal widths.
+    """
+    count = student.layer_sizes
+    for depth in student.depths():
+        widths = student.widths if depth == len(student.widths) else (1,) * depth
+        while 0 < depth < len(student.widths) and sum(count(widths)) <= high:
+            widths = tuple(2 * units for units in widths)
+        shapes = (*_trimmed(widths, count), (1,) * depth)
+        shape = next((units for units in shapes if sum(count(units)) <= high), None)
+        if shape is not None and sum(count(shape)) > low:
+            yield shape
+
+
 # The outer loop
 
 
@@ -358,17 +415,29 @@ def pops(teacher, task, records):
     Raises:
         RunFailed: a loss is no longer a number.
     """
+    student, ended = prune_and_shrink(teacher, task, records)
+    if task.config["pops"]["floor"]:
+        search_floor(student, task, records, "objective")
+        above, matching = records.smallest()
+        if task.config["distill"]["until"] == "teacher" and matching:
+            student = type(student)(student.settings, matching["widths"])
+            search_floor(student, task, records, "teacher", above["weights"])
+    return ended
+
+
+def prune_and_shrink(teacher, task, records):
+    """The steps of PoPS. Returns the last student that met the objective, and why they ended."""
     settings = task.config["pops"]
     student = agents_of(teacher.environment).student(teacher.settings, teacher.widths)
     network, original_sizes = teacher.network, teacher.layer_sizes()
     for step in range(1, settings["steps"] + 1):
         if max(student.widths, default=1) == 1:
-            return f"{'one unit in each' if student.widths else 'no hidden'} layer: no smaller network exists"
+            return student, f"{'one unit in each' if student.widths else 'no hidden'} layer: no narrower network exists"
         records.started(step, student)
         state = state_to_prune(student, network, task, step)
         weights = iterative_pruning_policy_distillation(student, state, task, step)
         if weights is None:
-            return f"step {step}: no pruned student met the objective"
+            return student, f"step {step}: no pruned student met the objective"
         pruned = student.plain_network("pruned", weights)
         redundancy = calculate_redundancy(pruned, original_sizes)
         live_units = [int(units.sum()) for units in alive(student.connections(pruned))]
@@ -382,13 +451,13 @@ def pops(teacher, task, records):
         if not distilled.met:
             records.failed(step, attempts)
             tried = ", ".join(str(attempt["weights"]) for attempt in attempts)
-            return f"step {step}: students of fewer weights, {tried}, did not meet the objective"
+            return student, f"step {step}: students of fewer weights, {tried}, did not meet the objective"
         student, network = smaller, smaller.plain_network("student", distilled.weights)
         records.shrunk(step, network, student.widths, attempts)
         change = 100 * (before - sum(student.layer_sizes())) / task.original_weights
         if change < settings["min_change"]:
-            return f"step {step}: the size changed by {change:.3g} points only"
-    return f"{settings['steps']} steps done"
+            return student, f"step {step}: the size changed by {change:.3g} points only"
+    return student, f"{settings['steps']} steps done"
 
 
 def state_to_prune(student, network, task, step):
@@ -409,27 +478,43 @@ def shrink(pruned, network, widths, task, step):
         A student of the size that was tried last, the only one that can have met the objective; its Distilled; and what
         was tried, in order, for the summary.
     """
-    # A fresh student needs no ReLU or tanh at its end, and learns better with ReLU than with tanh in between.
-    settings = pruned.settings | {"output_activation": "linear", "hidden_activation": "relu", "squash": {}}
-    attempts, count, schedule = [], pruned.layer_sizes, PruningSchedule.of(task.config["prune"])
+    attempts, count = [], pruned.layer_sizes
     while widths and len(attempts) <= task.config["pops"]["retries"]:
-        weights = sum(count(widths))
-        members = by_size(task.config["distill"]["members"], 100 * weights / task.original_weights)
-        student, start = type(pruned)(settings, widths, members), None
+        start = None
         if task.config["distill"]["warm_start"]:
             start = pruned.of_units(network, strongest_units(pruned.connections(network), widths))
-        distilled = Distilled(*fit_supervised(student, task, step, len(attempts) + 1, start, schedule))
-        attempts.append(
-            {
-                "widths": widths,
-                "weights": weights,
-                "met_objective": distilled.met,
-                "epochs": distilled.epochs,
-                "chosen_by": reward_statistics(distilled.rewards),
-            }
-        )
+        student, distilled = attempt(pruned, widths, task, step, attempts, start)
         if distilled.met:
             break
-        log(f"step {step}: {weights} weights did not meet the objective in {distilled.epochs} epochs")
         widths = widths_between(widths, pruned.widths, count)
-    return student.alone, distilled, attempts
+    return student, distilled, attempts
+
+
+def attempt(larger, widths, task, step, attempts, start=None):
+    """Distils the teacher into a dense student of these widths, and adds what came of it to the attempts of a step.
+
+    Args:
+        larger: a student of the same kind.
+        start: weights that the first member starts from, as `set_weights` takes them.
+
+    Returns:
+        The student with one member, and its Distilled.
+    """
+    # A fresh student needs no ReLU or tanh at its end, and learns better with ReLU than with tanh in between.
+    settings = larger.settings | {"output_activation": "linear", "hidden_activation": "relu", "squash": {}}
+    weights = sum(larger.layer_sizes(widths))
+    members = by_size(task.config["distill"]["members"], 100 * weights / task.original_weights)
+    student, schedule = type(larger)(settings, widths, members), PruningSchedule.of(task.config["prune"])
+    distilled = Distilled(*fit_supervised(student, task, step, len(attempts) + 1, start, schedule))
+    attempts.append(
+        {
+            "widths": widths,
+            "weights": weights,
+            "met_objective": distilled.met,
+            "epochs": distilled.epochs,
+            "chosen_by": reward_statistics(distilled.rewards),
+        }
+    )
+    if not distilled.met:
+        log(f"step {step}: {weights} weights did not meet the objective in {distilled.epochs} epochs")
+    return student.alone, distilled

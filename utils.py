@@ -78,6 +78,8 @@ def draw_run(folder, out=None):
     before = run["folder"] / "teacher.keras"
     for entry in run["summary"]["steps"]:
         step = entry["step"]
+        if "pruned" not in entry:  # of the floor search
+            continue
         paths.append(draw_sparsity(run, entry, out / f"sparsity_vs_reward_step_{step}.png"))
         after = run["folder"] / f"pruned_step_{step}.keras"
         if before.exists() and after.exists():
@@ -147,7 +149,7 @@ def draw_sizes(runs, path):
         shrunk = [entry["shrunk"] for entry in run["summary"]["steps"] if "shrunk" in entry]
         if index == 0:
             axes.axhline(teacher["reward_mean"], color="black", linewidth=1, label=f"teacher, {rewards_text(teacher)}")
-        reports = [teacher, *shrunk]
+        reports = sorted([teacher, *shrunk], key=lambda report: -report["weights"])
         axes.errorbar(
             [report["weights"] for report in reports],
             [report["reward_mean"] for report in reports],

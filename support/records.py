@@ -88,12 +88,19 @@ class Records:
         self.summary["steps"].append(entry)
         log(f"step {step}: pruned to {reward_line(entry['pruned'])}")
 
+    def begin_search(self, student, goal):
+        """The floor search tries networks below this student. Returns the number of the step that they make."""
+        step = len(self.summary["steps"]) + 1
+        self.started(step, student)
+        self.summary["steps"].append({"step": step, "from_widths": self.widths, "floor": goal})
+        return step
+
     def failed(self, step, attempts):
         """No smaller student met the objective."""
         self.summary["steps"][-1] |= {"attempts": attempts, "seconds": self._seconds(step)}
 
     def shrunk(self, step, network, widths, attempts):
-        """Distillation gave this network, of these widths, after these attempts."""
+        """Distillation gave this network, of these widths, after these attempts. Returns whether it matches the teacher."""
         task, entry = self.task, self.summary["steps"][-1]
         self.networks[step] = network
         task.run.save_model(f"student_step_{step}.keras", network)
@@ -107,6 +114,12 @@ class Records:
         shape = "-".join(map(str, widths))
         log(f"step {step}: shrunk to {shape}, {reward_line(entry['shrunk'])}, {entry['seconds']} s")
         task.run.save_summary(self.summary)
+        return entry["matches_teacher"]
+
+    def smallest(self):
+        """The smallest student above the objective, the teacher where there is none; and the smallest that matches it."""
+        found = choices(self.summary)
+        return found["smallest_above_objective"] or self.summary["teacher"], found["smallest_matching_teacher"]
 
     def finish(self, ended):
         """Chooses the final student, writes it and the summary, and returns that. `ended`: why PoPS did, in words."""
@@ -144,16 +157,13 @@ def choices(summary):
     shrunk = [entry for entry in summary["steps"] if "shrunk" in entry]
     matching = [entry for entry in shrunk if entry["matches_teacher"]]
 
-    def last(entries):
+    def smallest(entries):
         if entries:
-            return {
-                "file": f"student_step_{entries[-1]['step']}.keras",
-                "step": entries[-1]["step"],
-                **entries[-1]["shrunk"],
-            }
+            entry = min(reversed(entries), key=lambda entry: entry["shrunk"]["weights"])
+            return {"file": f"student_step_{entry['step']}.keras", "step": entry["step"], **entry["shrunk"]}
         return None
 
-    above, matching = last(shrunk), last(matching)
+    above, matching = smallest(shrunk), smallest(matching)
     final = matching or above or {"step": 0, **summary["teacher"]}
     return {
         "smallest_above_objective": above,

@@ -59,7 +59,8 @@ def result_rows(summary):
 
     add("teacher", summary["teacher"], summary["teacher"]["widths"])
     for entry in summary["steps"]:
-        add(f"pruned {entry['step']}", entry["pruned"], entry["from_widths"])
+        if "pruned" in entry:
+            add(f"pruned {entry['step']}", entry["pruned"], entry["from_widths"])
         if "shrunk" in entry:
             add(f"shrunk {entry['step']}", entry["shrunk"], entry["shrunk"]["widths"], f"{entry['seconds']:.0f}")
     return rows

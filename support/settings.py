@@ -135,6 +135,10 @@ SETTINGS = {
         ),
         "min_change": (number(0, 100), "points of percent of the original size; a smaller change ends PoPS"),
         "retries": (integer(0, 100), "sizes tried when a shrunk student fails, each between it and the last that worked"),
+        "floor": (
+            integer(0, 1000),
+            "networks tried at most in the search for the smallest one after the last step; 0: none",
+        ),
     },
     "checkpoint": {
         "seconds": (number(0, 60), "least time from one checkpoint to the next; 0: one at every opportunity"),

@@ -19,6 +19,8 @@ from pops.prune import (
     _calculate_sizes_according_to_redundancy,
     alive,
     calculate_redundancy,
+    search_floor,
+    shapes_between,
     shrink,
     strongest_units,
     widths_between,
@@ -311,6 +313,72 @@ def test_shrink_tries_sizes_in_between_and_then_stops(monkeypatch, config, new_r
         assert (start is None) if retries == 0 else (start[0].shape == (4, size))
     assert [attempt["widths"][0] for attempt in attempts] == sizes
     assert distilled.met is attempts[-1]["met_objective"] is bool(worked)
+
+
+class Searched:
+    """What the floor search tells of the networks that it found."""
+
+    def __init__(self, matching):
+        self.matching, self.found, self.refused = matching, [], []
+
+    def begin_search(self, student, goal):
+        return len(self.found) + 1
+
+    def shrunk(self, step, network, widths, attempts):
+        self.found.append(widths)
+        self.refused += [attempt["widths"] for attempt in attempts[:-1]]
+        return sum(count(widths)) >= self.matching
+
+    def failed(self, step, attempts):
+        self.refused += [attempt["widths"] for attempt in attempts]
+
+
+@pytest.mark.parametrize("goal", ["objective", "teacher"])
+@pytest.mark.parametrize("enough", [6, 7, 11, 19, 26])
+def test_the_floor_is_the_smallest_network_that_does(monkeypatch, config, new_run, enough, goal):
+    """`enough` weights meet the objective, twice as many match the teacher."""
+
+    def fit(student, task, step, attempt, start, schedule):
+        weights = student.plain_network("student").get_weights()
+        return Distilled(weights, sum(student.layer_sizes()) >= enough, 1, np.zeros(2))
+
+    monkeypatch.setattr(prune, "fit_supervised", fit)
+    config = config | {"pops": config["pops"] | {"floor": 100}}
+    task, records = Task(config, None, None, None, 99_584, None, new_run(config)), Searched(2 * enough)
+    student = StudentCartPole(SETTINGS, (4, 5, 3))
+    search_floor(student, task, records, goal)
+    sizes = [sum(count(widths)) for widths in records.found]
+    needed = enough if goal == "objective" else 2 * enough
+    good = [size for size in sizes if size >= needed]
+    assert good == sorted(good, reverse=True) and good[-1] < 57
+    # Whatever the search would try between what does not do and the smallest that does, it has tried.
+    refused = [sum(count(widths)) for widths in records.refused] + [size for size in sizes if size < needed]
+    assert max(refused, default=0) < needed
+    assert not [
+        widths for widths in shapes_between(max(refused, default=0), good[-1] - 1, student) if sum(count(widths)) >= needed
+    ]
+    assert len({*records.found, *records.refused}) == len(records.found) + len(records.refused)
+
+
+def test_the_floor_search_ends_after_as_many_networks_as_set(monkeypatch, config, new_run):
+    monkeypatch.setattr(prune, "fit_supervised", lambda *_: Distilled(None, False, 1, np.zeros(2)))
+    config = config | {"pops": config["pops"] | {"floor": 3}}
+    task, records = Task(config, None, None, None, 99_584, None, new_run(config)), Searched(0)
+    search_floor(StudentCartPole(SETTINGS, (40, 40, 20)), task, records, "objective")
+    assert len(records.refused) == 3 and not records.found
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.data())
+def test_shapes_of_the_floor_search_have_as_many_weights_as_asked_for(data):
+    widths = data.draw(WIDTHS)
+    student = StudentCartPole(SETTINGS, widths)
+    high = data.draw(st.integers(1, sum(count(widths)) - 1))
+    low = data.draw(st.integers(0, high))
+    shapes = list(shapes_between(low, high, student))
+    assert [len(shape) for shape in shapes] == sorted({len(shape) for shape in shapes})
+    assert all(low < sum(count(shape)) <= high for shape in shapes)
+    assert bool([shape for shape in shapes if len(shape) == 1]) == (6 * (high // 6) > low)
 
 
 def test_a_student_copies_its_teacher_and_its_zeros_become_masks():
