@@ -416,7 +416,7 @@ def pops(teacher, task, records):
         RunFailed: a loss is no longer a number.
     """
     student, ended = prune_and_shrink(teacher, task, records)
-    if task.config["pops"]["floor"]:
+    if student and task.config["pops"]["floor"]:
         search_floor(student, task, records, "objective")
         above, matching = records.smallest()
         if task.config["distill"]["until"] == "teacher" and matching:
@@ -426,7 +426,8 @@ def pops(teacher, task, records):
 
 
 def prune_and_shrink(teacher, task, records):
-    """The steps of PoPS. Returns the last student that met the objective, and why they ended."""
+    """The steps of PoPS. Returns the student from which they lead no further, None if only their number ended them; and why
+    they ended."""
     settings = task.config["pops"]
     student = agents_of(teacher.environment).student(teacher.settings, teacher.widths)
     network, original_sizes = teacher.network, teacher.layer_sizes()
@@ -457,7 +458,7 @@ def prune_and_shrink(teacher, task, records):
         change = 100 * (before - sum(student.layer_sizes())) / task.original_weights
         if change < settings["min_change"]:
             return student, f"step {step}: the size changed by {change:.3g} points only"
-    return student, f"{settings['steps']} steps done"
+    return None, f"{settings['steps']} steps done"
 
 
 def state_to_prune(student, network, task, step):

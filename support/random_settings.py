@@ -111,6 +111,7 @@ def random_small_settings(generator, environment):
         "pops.sizes": generator.choice(["live_units", "trimmed_units", "budgets"]),
         "pops.min_change": generator.choice([0, 1, 100]),
         "pops.retries": generator.randint(0, 2),
+        "pops.floor": generator.randint(0, 2),
         "checkpoint.seconds": generator.choice([0, 1, 30]),
     }
     unknown = set(settings) - {f"{group}.{key}" for group, keys in settings_of(config).items() for key in keys}

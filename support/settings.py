@@ -137,7 +137,7 @@ SETTINGS = {
         "retries": (integer(0, 100), "sizes tried when a shrunk student fails, each between it and the last that worked"),
         "floor": (
             integer(0, 1000),
-            "networks tried at most in the search for the smallest that does, after the last step",
+            "networks tried at most in the search for the smallest that does, where no step leads further",
         ),
     },
     "checkpoint": {

@@ -23,6 +23,7 @@ from pops.policies.teacher import load_teacher
 from pops.support import speed
 from pops.support.errors import ConfigurationError
 from pops.support.results import load_run
+from pops.utils import count_weights
 
 from conftest import ROOT, TEACHER, TINY, command, refused, tiny_pops
 
@@ -92,6 +93,22 @@ def without_seconds(value):
     if isinstance(value, dict):
         return {key: without_seconds(part) for key, part in value.items() if key != "seconds"}
     return [without_seconds(part) for part in value] if isinstance(value, list) else value
+
+
+def test_the_floor_search_goes_on_where_no_step_leads_further(tmp_path):
+    result = tiny_pops(tmp_path / "run", "--set", "pops.min_change=100", "--set", "pops.floor=2")
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    first, *found = summary["steps"]
+    assert "pruned" in first and len(found) == 2
+    weights = [entry["shrunk"]["weights"] for entry in summary["steps"]]
+    assert weights == sorted(set(weights), reverse=True) and summary["smallest_above_objective"]["weights"] == weights[-1]
+    for entry in found:
+        assert entry["floor"] == "objective" and "pruned" not in entry and len(entry["attempts"]) == 1
+        assert len(entry["shrunk"]["widths"]) < 3  # flatter than the teacher
+        student = keras.saving.load_model(tmp_path / "run" / f"student_step_{entry['step']}.keras")
+        assert count_weights(student)[0] == entry["shrunk"]["weights"]
+    assert f"shrunk {found[-1]['step']}" in result.stdout and "report.html" in result.stdout
 
 
 def test_the_papers_profile_runs(tmp_path):
