@@ -227,6 +227,22 @@ def alive(connections):
     return [r & u for r, u in zip(reached[1:-1], used[1:-1], strict=True)]
 
 
+def input_shares(connections):
+    """How much of a network passes through each input: the magnitudes along all paths from it to the outputs, as shares.
+
+    Args:
+        connections: for each layer, the sums of magnitudes [units in, units out].
+
+    Returns:
+        float64 [inputs] with the sum 1; 0 for an input from which no path of nonzero weights leads to an output.
+    """
+    strength = np.ones(connections[-1].shape[1])
+    for layer in reversed(connections):
+        strength = layer @ strength
+        strength = strength / max(strength.sum(), np.finfo(float).tiny)
+    return strength
+
+
 def strongest_units(connections, widths):
     """The units of each hidden layer through which most passes: magnitudes of the weights into it times those out of it.
 
@@ -441,8 +457,9 @@ def prune_and_shrink(teacher, task, records):
             return student, f"step {step}: no pruned student met the objective"
         pruned = student.plain_network("pruned", weights)
         redundancy = calculate_redundancy(pruned, original_sizes)
-        live_units = [int(units.sum()) for units in alive(student.connections(pruned))]
-        records.pruned(step, pruned, redundancy, live_units)
+        connections = student.connections(pruned)
+        live_units = [int(units.sum()) for units in alive(connections)]
+        records.pruned(step, pruned, redundancy, live_units, input_shares(connections))
 
         widths = _calculate_sizes_according_to_redundancy(
             redundancy, original_sizes, student.widths, student.layer_sizes, live_units, settings["sizes"]

@@ -75,8 +75,8 @@ class Records:
         self.start = self.task.run.once(("started", step), self.task.run.seconds)
         self.widths = student.widths
 
-    def pruned(self, step, network, redundancy, live_units):
-        """IPP gave this network."""
+    def pruned(self, step, network, redundancy, live_units, inputs):
+        """IPP gave this network, of whose magnitudes these shares pass through each input."""
         self.task.run.save_model(f"pruned_step_{step}.keras", network)
         entry = {
             "step": step,
@@ -84,6 +84,7 @@ class Records:
             "pruned": self.report(network, "pruned", step, most=PRUNED_EPISODES),
             "redundancy": [round(float(r), 6) for r in redundancy],
             "live_units": live_units,
+            "inputs": [float(f"{share:.4g}") for share in inputs],  # 0 only where there is no path
         }
         self.summary["steps"].append(entry)
         log(f"step {step}: pruned to {reward_line(entry['pruned'])}")

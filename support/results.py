@@ -67,10 +67,14 @@ def result_rows(summary):
 
 
 def choice_lines(summary):
-    """In words, which student is the smallest above the objective and which the smallest that matches the teacher."""
+    """In words, which student is the smallest above the objective and which the smallest that matches the teacher; and
+    which inputs the last pruned network can do without."""
     for key, meaning in CHOICES.items():
         choice = summary[key]
         yield f"{meaning}: " + (f"{reward_line(choice)}, {choice['file']}" if choice else "none")
+    for entry in [entry for entry in summary["steps"] if "inputs" in entry][-1:]:
+        if unused := [str(number) for number, share in enumerate(entry["inputs"]) if not share]:
+            yield f"not used by pruned {entry['step']}: input {', '.join(unused)} of 0 to {len(entry['inputs']) - 1}"
 
 
 def markdown_table(runs):

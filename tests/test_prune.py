@@ -19,6 +19,7 @@ from pops.prune import (
     _calculate_sizes_according_to_redundancy,
     alive,
     calculate_redundancy,
+    input_shares,
     search_floor,
     shapes_between,
     shrink,
@@ -97,6 +98,13 @@ def test_a_start_sparser_than_the_schedule_keeps_its_masks():
     sparse = [tf.constant([[[1.0, 0], [0, 0], [0, 0]]])]
     kept = PruningSchedule(0.0, 0.5, 0, 10, 1).masks(weights, sparse, 0.0, np.float32([6]))
     np.testing.assert_array_equal(kept[0], sparse[0])
+
+
+def test_shares_of_inputs_follow_the_paths_to_the_outputs():
+    first = np.array([[2.0, 0, 0], [1, 1, 0], [0, 0, 5], [0, 0, 0]])
+    second = np.array([[1.0, 2], [4, 0], [0, 0]])  # nothing leads on from the last unit
+    np.testing.assert_allclose(input_shares([first, second]), [6 / 13, 7 / 13, 0, 0])
+    np.testing.assert_array_equal(input_shares([first, 0 * second]), 0)
 
 
 # How IPP answers bad scores
