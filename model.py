@@ -8,7 +8,7 @@ saved as plain Keras models, which load where this project is not installed.
 import itertools
 import json
 import math
-from functools import cached_property, lru_cache, partial
+from functools import cache, cached_property, lru_cache, partial
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -549,7 +549,7 @@ class Student:
         return [tf.constant(w) for w in weights], [tf.constant((w != 0).astype(np.float32)) for w in weights[::2]]
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _shared_student(kind, settings, widths):
     return kind(json.loads(settings), widths)
 
@@ -596,6 +596,7 @@ class FramesStudent(ConvolutionalStudent, ConvolutionalAgent):
     """The student of an Atari game that has none of its own."""
 
 
+@cache
 def agents_of(environment):
     """The classes of an environment's networks. One without its own has dense ones; an Atari game, convolutional ones.
 

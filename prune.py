@@ -357,63 +357,6 @@ def widths_between(smaller, larger, count):
     return min(path, key=lambda widths: abs(math.log(sum(count(widths)) / middle)), default=None)
 
 
-# The floor
-
-
-def search_floor(student, task, records, goal, smallest=0):
-    """Looks for the smallest network that still does, by bisection over the number of weights (in the logarithm).
-
-    For a number of weights it tries one shape for each number of hidden layers, the flattest first, until one does. Where
-    none does, it goes on above, else below. `pops.floor` is how many shapes it tries at most.
-
-    Args:
-        student: the smallest one so far that does.
-        task: Task.
-        records: Records.
-        goal: "objective", or "teacher" where a student has to match that, too.
-        smallest: number of weights that are known not to do.
-    """
-    most, tried, attempts = task.config["pops"]["floor"], set(), []
-    low, high = smallest, sum(student.layer_sizes())
-    while high - low > 1 and len(tried) < most:
-        middle = min(high - 1, max(low + 1, round(math.sqrt(max(low, 1) * high))))
-        for widths in shapes_between(low, middle, student):
-            if widths in tried:
-                continue
-            tried.add(widths)
-            if not attempts:
-                step = records.begin_search(student, goal)
-            smaller, distilled = attempt(student, widths, task, step, attempts)
-            if distilled.met:
-                matches = records.shrunk(step, smaller.plain_network("student", distilled.weights), widths, attempts)
-                attempts = []
-                if matches or goal == "objective":
-                    high = sum(smaller.layer_sizes())
-                    break
-            if len(tried) == most:
-                break
-        else:
-            low = middle
-    if attempts:
-        records.failed(step, attempts)
-
-
-def shapes_between(low, high, student):
-    """Widths of a network for each number of hidden layers with more than `low` and at most `high` weights, flattest first.
-
-    With as many layers as the student it is that one trimmed. Those with fewer layers start from equal widths.
-    """
-    count = student.layer_sizes
-    for depth in student.depths():
-        widths = student.widths if depth == len(student.widths) else (1,) * depth
-        while 0 < depth < len(student.widths) and sum(count(widths)) <= high:
-            widths = tuple(2 * units for units in widths)
-        shapes = (*_trimmed(widths, count), (1,) * depth)
-        shape = next((units for units in shapes if sum(count(units)) <= high), None)
-        if shape is not None and sum(count(shape)) > low:
-            yield shape
-
-
 # The outer loop
 
 
@@ -431,30 +374,17 @@ def pops(teacher, task, records):
     Raises:
         RunFailed: a loss is no longer a number.
     """
-    student, ended = prune_and_shrink(teacher, task, records)
-    if student and task.config["pops"]["floor"]:
-        search_floor(student, task, records, "objective")
-        above, matching = records.smallest()
-        if task.config["distill"]["until"] == "teacher" and matching:
-            student = type(student)(student.settings, matching["widths"])
-            search_floor(student, task, records, "teacher", above["weights"])
-    return ended
-
-
-def prune_and_shrink(teacher, task, records):
-    """The steps of PoPS. Returns the student from which they lead no further, None if only their number ended them; and why
-    they ended."""
     settings = task.config["pops"]
     student = agents_of(teacher.environment).student(teacher.settings, teacher.widths)
     network, original_sizes = teacher.network, teacher.layer_sizes()
     for step in range(1, settings["steps"] + 1):
         if max(student.widths, default=1) == 1:
-            return student, f"{'one unit in each' if student.widths else 'no hidden'} layer: no narrower network exists"
+            return f"{'one unit in each' if student.widths else 'no hidden'} layer: no narrower network exists"
         records.started(step, student)
         state = state_to_prune(student, network, task, step)
         weights = iterative_pruning_policy_distillation(student, state, task, step)
         if weights is None:
-            return student, f"step {step}: no pruned student met the objective"
+            return f"step {step}: no pruned student met the objective"
         pruned = student.plain_network("pruned", weights)
         redundancy = calculate_redundancy(pruned, original_sizes)
         connections = student.connections(pruned)
@@ -469,13 +399,13 @@ def prune_and_shrink(teacher, task, records):
         if not distilled.met:
             records.failed(step, attempts)
             tried = ", ".join(str(attempt["weights"]) for attempt in attempts)
-            return student, f"step {step}: students of fewer weights, {tried}, did not meet the objective"
+            return f"step {step}: students of fewer weights, {tried}, did not meet the objective"
         student, network = smaller, smaller.plain_network("student", distilled.weights)
         records.shrunk(step, network, student.widths, attempts)
         change = 100 * (before - sum(student.layer_sizes())) / task.original_weights
         if change < settings["min_change"]:
-            return student, f"step {step}: the size changed by {change:.3g} points only"
-    return None, f"{settings['steps']} steps done"
+            return f"step {step}: the size changed by {change:.3g} points only"
+    return f"{settings['steps']} steps done"
 
 
 def state_to_prune(student, network, task, step):

@@ -78,7 +78,7 @@ class Task(NamedTuple):
 # Distillation
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _student_block(student, optimizer, tau, schedule, averaging):
     """Compiles a block of student updates for `train_student`."""
     optimizer = OPTIMIZERS[optimizer]
@@ -474,7 +474,9 @@ def train_dqn(agent, config, seeds, run):
     exploration = Exploration(config, seeds)
     learner = QLearner(agent, settings, exploration.replay, seeds)
 
-    policy, player = agent_policy(agent), evaluation_player(config, settings["episodes"])
+    # Two, as what a policy is compiled for depends on how many copies it has played.
+    explorer, policy = agent_policy(agent), agent_policy(agent)
+    player = evaluation_player(config, settings["episodes"])
     actions, known, first = np.zeros([settings["steps"] // count, count], np.int16), 0, 0
     if saved := run.interrupted("teacher"):
         learnt, first, before = saved
@@ -493,7 +495,7 @@ def train_dqn(agent, config, seeds, run):
         if index >= known:
             progress = min(1.0, steps / settings["epsilon_steps"])
             epsilon = settings["epsilon_first"] + progress * (settings["epsilon_last"] - settings["epsilon_first"])
-            outputs = np.asarray(policy(learner.state.weights)(exploration.observations[None])[0])
+            outputs = np.asarray(explorer(learner.state.weights)(exploration.observations[None])[0])
             generator = np.random.default_rng((exploration.seed, steps))
             actions[index] = select_actions(outputs, "greedy", generator, epsilon)
         exploration.step(index, actions[index])
@@ -590,7 +592,7 @@ def train_actor_critic(actor, critic, config, seeds, run):
         initial_state(critic.initial_weights(seeds.generator("initial_weights", "critic"))),
     )
     block = actor_critic_block(actor, critic, settings)
-    policy = agent_policy(actor)
+    explorer, policy = agent_policy(actor), agent_policy(actor)
     rollouts, evaluator, first = Rollouts(config, seeds), evaluation_player(config, settings["episodes"]), 0
     if saved := run.interrupted("teacher"):
         states, generator.bit_generator.state, first, before = saved
@@ -603,7 +605,7 @@ def train_actor_critic(actor, critic, config, seeds, run):
     size = rollouts.taken.size
     for rollout in range(first, settings["steps"] // size):
         steps, left = (rollout + 1) * size, 1 - rollout * size / settings["steps"]
-        rollouts.play(rollout, policy(states[0].weights))
+        rollouts.play(rollout, explorer(states[0].weights))
         candidates = np.flatnonzero(rollouts.taken)
         passes = [np.resize(generator.permutation(candidates), size) for _ in range(settings["passes"])]
         rows = np.concatenate(passes).astype(np.int32).reshape(-1, settings["batch_size"])

@@ -18,7 +18,7 @@ tf.get_logger().setLevel("ERROR")
 # Above so many weights TensorFlow is as fast, and may have a GPU.
 MOST_WEIGHTS = 10**6
 
-# A network is not compiled for fewer copies of an environment.
+# From so few copies of an environment on, fewer are not worth another compilation.
 LEAST_COPIES = 4
 
 _NAMES = {OWN_ACTIVATIONS.get(name) or keras.activations.get(name): name for name in ACTIVATIONS}
@@ -92,7 +92,7 @@ def in_numpy(network):
 def network_policy(network):
     """A plain Keras network, or what is used like one, as a policy for `Player`; its weights as they are now."""
     if not isinstance(network, keras.Model):
-        return lambda observations: network(observations[0])[None]
+        return _in_few_sizes(lambda observations: np.asarray(network(observations[0]))[None])
     if run := in_numpy(network):
         return partial(_one, run, network.get_weights())
     return _compiled(network, lambda observations: network(observations[0])[None])
@@ -110,7 +110,7 @@ def student_policy(student):
     """The same for all members of a student: (weights, masks) -> policy."""
     if run := in_numpy(student.network):
         return lambda weights, masks: partial(run, _arrays(student.masked(weights, masks)))
-    run = _compiled(student.network, student.outputs)
+    run = _compiled(student.network, student.outputs, student.members)
     return lambda weights, masks: partial(run, student.masked(weights, masks))
 
 
@@ -122,14 +122,19 @@ def _arrays(weights):
     return [np.asarray(weight) for weight in weights]
 
 
-def _compiled(network, outputs):
-    """`outputs`, of (..., observations [members, copies, ...]), in TensorFlow; of small convolutional networks, by XLA.
-
-    It is compiled for few numbers of copies: the first one, its half, a quarter and so on. Others are filled up to these.
-    """
-    small = type(network) is keras.Sequential and network.count_params() <= MOST_WEIGHTS
+def _compiled(network, outputs, members=1):
+    """`outputs`, of (..., observations [members, copies, ...]), in TensorFlow; of small convolutional networks, by XLA."""
+    small = type(network) is keras.Sequential and network.count_params() <= MOST_WEIGHTS * members
     xla = small and all(type(layer).__name__ in _CONVOLUTIONAL for layer in network.layers)
-    run, most = tf.function(outputs, autograph=False, jit_compile=xla), 0
+    return _in_few_sizes(tf.function(outputs, autograph=False, jit_compile=xla))
+
+
+def _in_few_sizes(run):
+    """The same function for any number of copies, which is asked for few: the most so far, half of it, a quarter and so on.
+
+    It may be compiled anew for each. The last copy's observation fills these up.
+    """
+    most = 0
 
     def filled(*arguments):
         nonlocal most
@@ -138,7 +143,7 @@ def _compiled(network, outputs):
         size = most = max(most, count)
         while size > LEAST_COPIES and (size + 1) // 2 >= count:
             size = (size + 1) // 2
-        room = np.zeros([len(observations), size - count, *observations.shape[2:]], observations.dtype)
-        return np.asarray(run(*weights, np.concatenate([observations, room], axis=1)))[:, :count]
+        rows = np.minimum(np.arange(size), count - 1)
+        return np.asarray(run(*weights, observations[:, rows]))[:, :count]
 
     return filled

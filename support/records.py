@@ -2,7 +2,7 @@
 
 from pops.support.console import log
 from pops.support.playing import evaluate_network, report_rewards, varied
-from pops.support.rewards import Reference, matches, reward_line, standard_error
+from pops.support.rewards import Reference, matches, reward_line, shape_text, standard_error
 from pops.train import Task
 from pops.utils import count_weights
 
@@ -70,9 +70,9 @@ class Records:
         self.summary = {**aims, "teacher": {"widths": teacher.widths, **report}, "steps": []}
         task.run.save_model("teacher.keras", teacher.played)
 
-    def started(self, step, student):
+    def started(self, step, student, what="started"):
         """A PoPS step begins with this student."""
-        self.start = self.task.run.once(("started", step), self.task.run.seconds)
+        self.start = self.task.run.once((what, step), self.task.run.seconds)
         self.widths = student.widths
 
     def pruned(self, step, network, redundancy, live_units, inputs):
@@ -92,7 +92,7 @@ class Records:
     def begin_search(self, student, goal):
         """The floor search tries networks below this student. Returns the number of the step that they make."""
         step = len(self.summary["steps"]) + 1
-        self.started(step, student)
+        self.started(step, student, "searched")
         self.summary["steps"].append({"step": step, "from_widths": self.widths, "floor": goal})
         return step
 
@@ -112,15 +112,15 @@ class Records:
         entry["matches_teacher"] = matches(rewards, task.reference.choose)
         entry["shrunk"] = {"widths": widths, **self.report(network, "shrunk", step)}
         entry["seconds"] = self._seconds(step)
-        shape = "-".join(map(str, widths))
+        shape = shape_text(widths)
         log(f"step {step}: shrunk to {shape}, {reward_line(entry['shrunk'])}, {entry['seconds']} s")
         task.run.save_summary(self.summary)
         return entry["matches_teacher"]
 
     def smallest(self):
-        """The smallest student above the objective, the teacher where there is none; and the smallest that matches it."""
+        """The smallest student above the objective and the smallest that matches the teacher, or the teacher itself."""
         found = choices(self.summary)
-        return found["smallest_above_objective"] or self.summary["teacher"], found["smallest_matching_teacher"]
+        return [found[key] or self.summary["teacher"] for key in ("smallest_above_objective", "smallest_matching_teacher")]
 
     def finish(self, ended):
         """Chooses the final student, writes it and the summary, and returns that. `ended`: why PoPS did, in words."""

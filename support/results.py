@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from pops.support.errors import ConfigurationError
-from pops.support.rewards import reward_line, rewards_text, shares
+from pops.support.rewards import reward_line, rewards_text, shape_text, shares
 
 ALSO = ("greedy", "sticky")  # other ways to play that a report may hold
 
@@ -54,7 +54,7 @@ def result_rows(summary):
 
     def add(name, report, widths, seconds=""):
         others = [rewards_text(report[name]) if name in report else "" for name in also]
-        size = "-".join(map(str, widths)), f"{report['nonzero']:,}", shares(report)
+        size = shape_text(widths), f"{report['nonzero']:,}", shares(report)
         rows.append([name, *size, rewards_text(report), f"{report['reward_min']:.0f}", *others, seconds])
 
     add("teacher", summary["teacher"], summary["teacher"]["widths"])
@@ -95,7 +95,7 @@ def markdown_table(runs):
                 row = [
                     str(run["config"]["seed"]),
                     " and ".join(students[entry["step"]]),
-                    "-".join(map(str, report["widths"])),
+                    shape_text(report["widths"]),
                 ]
                 row += [f"{report['weights']:,}", shares(report), rewards_text(report)]
                 row += [rewards_text(report[name]) for name in also]

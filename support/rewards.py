@@ -35,6 +35,11 @@ def reward_line(report):
     return f"{size} ({shares(report)}), reward {rewards_text(report)}"
 
 
+def shape_text(widths):
+    """Units of the hidden layers in words."""
+    return "-".join(map(str, widths)) or "none"
+
+
 def shares(report):
     """Size in percent of the original: of the nonzero weights where some are zero."""
     return f"{report['percent'] * report['nonzero'] / report['weights']:.3g} %"

@@ -18,6 +18,7 @@ from pops.support.console import log
 from pops.support.environments import check_spaces, configuration_of
 from pops.support.errors import ConfigurationError, RunFailed
 from pops.support.files import checksum, portable
+from pops.support.floor import search_floor
 from pops.support.playing import evaluate_network, play_episodes
 from pops.support.records import Records, new_task, reference_of, reported
 from pops.support.report import write_report
@@ -54,7 +55,10 @@ def run_pops(teacher, environment, out, profile, seed, settings, objective, resu
                     log(run.once(("folding",), folding_text, policy, config, seeds))
                 task = new_task(policy.played, reference, sum(policy.layer_sizes()), config, seeds, run)
                 records = Records(policy, task, aims)
-                records.finish(pops(policy, task, records))
+                ended = pops(policy, task, records)
+                if config["pops"]["floor"]:
+                    search_floor(policy, task, records)
+                records.finish(ended)
         plots = draw_run(run.folder)
         if run.events:
             run.events.add_images(plots)

@@ -20,8 +20,6 @@ from pops.prune import (
     alive,
     calculate_redundancy,
     input_shares,
-    search_floor,
-    shapes_between,
     shrink,
     strongest_units,
     widths_between,
@@ -323,72 +321,6 @@ def test_shrink_tries_sizes_in_between_and_then_stops(monkeypatch, config, new_r
     assert distilled.met is attempts[-1]["met_objective"] is bool(worked)
 
 
-class Searched:
-    """What the floor search tells of the networks that it found."""
-
-    def __init__(self, matching):
-        self.matching, self.found, self.refused = matching, [], []
-
-    def begin_search(self, student, goal):
-        return len(self.found) + 1
-
-    def shrunk(self, step, network, widths, attempts):
-        self.found.append(widths)
-        self.refused += [attempt["widths"] for attempt in attempts[:-1]]
-        return sum(count(widths)) >= self.matching
-
-    def failed(self, step, attempts):
-        self.refused += [attempt["widths"] for attempt in attempts]
-
-
-@pytest.mark.parametrize("goal", ["objective", "teacher"])
-@pytest.mark.parametrize("enough", [6, 7, 11, 19, 26])
-def test_the_floor_is_the_smallest_network_that_does(monkeypatch, config, new_run, enough, goal):
-    """`enough` weights meet the objective, twice as many match the teacher."""
-
-    def fit(student, task, step, attempt, start, schedule):
-        weights = student.plain_network("student").get_weights()
-        return Distilled(weights, sum(student.layer_sizes()) >= enough, 1, np.zeros(2))
-
-    monkeypatch.setattr(prune, "fit_supervised", fit)
-    config = config | {"pops": config["pops"] | {"floor": 100}}
-    task, records = Task(config, None, None, None, 99_584, None, new_run(config)), Searched(2 * enough)
-    student = StudentCartPole(SETTINGS, (4, 5, 3))
-    search_floor(student, task, records, goal)
-    sizes = [sum(count(widths)) for widths in records.found]
-    needed = enough if goal == "objective" else 2 * enough
-    good = [size for size in sizes if size >= needed]
-    assert good == sorted(good, reverse=True) and good[-1] < 57
-    # Whatever the search would try between what does not do and the smallest that does, it has tried.
-    refused = [sum(count(widths)) for widths in records.refused] + [size for size in sizes if size < needed]
-    assert max(refused, default=0) < needed
-    assert not [
-        widths for widths in shapes_between(max(refused, default=0), good[-1] - 1, student) if sum(count(widths)) >= needed
-    ]
-    assert len({*records.found, *records.refused}) == len(records.found) + len(records.refused)
-
-
-def test_the_floor_search_ends_after_as_many_networks_as_set(monkeypatch, config, new_run):
-    monkeypatch.setattr(prune, "fit_supervised", lambda *_: Distilled(None, False, 1, np.zeros(2)))
-    config = config | {"pops": config["pops"] | {"floor": 3}}
-    task, records = Task(config, None, None, None, 99_584, None, new_run(config)), Searched(0)
-    search_floor(StudentCartPole(SETTINGS, (40, 40, 20)), task, records, "objective")
-    assert len(records.refused) == 3 and not records.found
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.data())
-def test_shapes_of_the_floor_search_have_as_many_weights_as_asked_for(data):
-    widths = data.draw(WIDTHS)
-    student = StudentCartPole(SETTINGS, widths)
-    high = data.draw(st.integers(1, sum(count(widths)) - 1))
-    low = data.draw(st.integers(0, high))
-    shapes = list(shapes_between(low, high, student))
-    assert [len(shape) for shape in shapes] == sorted({len(shape) for shape in shapes})
-    assert all(low < sum(count(shape)) <= high for shape in shapes)
-    assert bool([shape for shape in shapes if len(shape) == 1]) == (6 * (high // 6) > low)
-
-
 def test_a_student_copies_its_teacher_and_its_zeros_become_masks():
     agent = CartPoleDQN(SETTINGS, (3, 2, 2))
     agent.network.set_weights(agent.initial_weights(np.random.default_rng(0), 0.3))
@@ -403,18 +335,18 @@ def test_a_student_copies_its_teacher_and_its_zeros_become_masks():
     np.testing.assert_array_equal(student.plain(weights, masks)(states), agent.network(states))
 
 
-def test_choices_are_the_last_above_the_objective_and_the_last_that_matches():
+def test_choices_are_the_smallest_above_the_objective_and_the_smallest_that_matches():
     teacher = {"weights": 100, "reward_mean": 9.0}
 
     def entry(step, weights, matching):
         return {"step": step, "matches_teacher": matching, "shrunk": {"weights": weights}}
 
-    steps = [entry(1, 50, True), entry(2, 40, True), entry(3, 30, False), {"step": 4, "attempts": []}]
+    steps = [entry(1, 50, True), entry(2, 40, True), entry(3, 30, False), {"step": 4, "attempts": []}, entry(5, 45, True)]
     chosen = choices({"teacher": teacher, "steps": steps})
     assert chosen["smallest_above_objective"] == {"file": "student_step_3.keras", "step": 3, "weights": 30}
     assert chosen["smallest_matching_teacher"] == {"file": "student_step_2.keras", "step": 2, "weights": 40}
     assert chosen["final"] == {"file": "student.keras", "step": 2, "weights": 40}
-    chosen = choices({"teacher": teacher, "steps": steps[2:]})
+    chosen = choices({"teacher": teacher, "steps": steps[2:4]})
     assert chosen["smallest_matching_teacher"] is None and chosen["final"]["weights"] == 30
     chosen = choices({"teacher": teacher, "steps": steps[3:]})
     assert chosen["smallest_above_objective"] is None

@@ -191,13 +191,16 @@ def test_what_fills_narrow_layers_up_changes_no_update(activation, generator, re
 
 def test_updates_in_several_blocks_are_the_same_updates(generator, replay, monkeypatch):
     settings = configuration("cartpole")
-    student = StudentCartPole(settings["model"], WIDTHS)
+    student, schedule = StudentCartPole(settings["model"], WIDTHS), PruningSchedule(0.0, 0.8, 0, 9, 4)
     start = initial_state(student.initial_weights(generator, 0.3), student.full_masks())
-    together, _ = train_student(student, start, replay, settings["distill"], np.random.default_rng(1), 6, 1e-2)
-    monkeypatch.setattr(train, "BLOCK_BYTES", 3 * 128 * replay.entry_bytes())
-    apart, _ = train_student(student, start, replay, settings["distill"], np.random.default_rng(1), 6, 1e-2)
-    assert int(apart.update) == 6
-    for one, other in zip(together.weights, apart.weights, strict=True):
+    states = []
+    for block in (8, 3):  # the masks are due before updates 1, 5 and 9, in the midst of blocks of 3
+        monkeypatch.setattr(train, "BLOCK_BYTES", block * 128 * replay.entry_bytes())
+        draws = np.random.default_rng(1)
+        states.append(train_student(student, start, replay, settings["distill"], draws, 12, 1e-2, schedule)[0])
+    assert int(states[0].update) == float(states[0].clock) == 12
+    assert any(np.any(mask == 0) for mask in states[0].masks)
+    for one, other in zip(*map(tf.nest.flatten, states), strict=True):
         np.testing.assert_array_equal(one, other)
 
 

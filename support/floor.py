@@ -1,0 +1,99 @@
+"""The search for the smallest network that does, where no step of PoPS leads further. It is not in the paper."""
+
+import math
+
+from pops.model import agents_of
+from pops.prune import attempt
+
+
+def search_floor(teacher, task, records):
+    """Looks for the smallest student that meets the objective; then, if students are to match the teacher, for that one.
+
+    A run that was ended by its number of steps is left as it is.
+
+    Args:
+        teacher: DQNAgent.
+        task: Task.
+        records: Records of the steps of PoPS.
+    """
+    if len(records.summary["steps"]) == task.config["pops"]["steps"]:
+        return
+    tried, student = set(), agents_of(teacher.environment).student
+    above, _ = records.smallest()
+    bisect(student(teacher.settings, above["widths"]), task, records, "objective", 0, tried)
+    if task.config["distill"]["until"] == "teacher":
+        above, matching = records.smallest()
+        bisect(student(teacher.settings, matching["widths"]), task, records, "teacher", above["weights"], tried)
+
+
+def bisect(student, task, records, goal, low, tried):
+    """Bisects the number of weights, in the logarithm, between what does not do and the smallest student that does.
+
+    For a number of weights it tries one shape for each number of hidden layers, the flattest first, until one does. Where
+    none does, it goes on above, else below. `pops.floor` is how many shapes it tries at most.
+
+    Args:
+        student: the smallest one so far that does.
+        task: Task.
+        records: Records.
+        goal: "objective", or "teacher" where a student has to match that, too.
+        low: number of weights that are known not to do.
+        tried: widths that were tried before, which are not tried again; grows.
+    """
+    left, high, attempts = task.config["pops"]["floor"], sum(student.layer_sizes()), []
+    while high - low > 1 and left:
+        middle = min(high - 1, max(low + 1, round(math.sqrt(max(low, 1) * high))))
+        for widths in shapes_between(low, middle, student):
+            if widths in tried:
+                continue
+            tried.add(widths)
+            left -= 1
+            if not attempts:
+                step = records.begin_search(student, goal)
+            smaller, distilled = attempt(student, widths, task, step, attempts)
+            if distilled.met:
+                matches = records.shrunk(step, smaller.plain_network("student", distilled.weights), widths, attempts)
+                attempts = []
+                if matches or goal == "objective":
+                    high = sum(smaller.layer_sizes())
+                    break
+            if not left:
+                break
+        else:
+            low = middle
+    if attempts:
+        records.failed(step, attempts)
+
+
+def shapes_between(low, high, student):
+    """For each number of hidden layers, the flattest first, widths with more than `low` and at most `high` weights."""
+    for depth in student.depths():
+        shape = widest(depth, high, student.layer_sizes)
+        if shape is not None and sum(student.layer_sizes(shape)) > low:
+            yield shape
+
+
+def widest(depth, most, count):
+    """Widths of `depth` hidden layers with at most so many weights; None if there are none.
+
+    First the narrowest layer is as wide as it can be, as all has to pass through it. What is left goes to the layers where
+    a unit costs least.
+
+    Args:
+        count: widths -> number of weights of each layer.
+    """
+    widths = None
+    wider = (1,) * depth
+    while sum(count(wider)) <= most:
+        widths = wider
+        if not depth:
+            break
+        wider = tuple(units + 1 for units in widths)
+    if not widths:
+        return widths
+    while True:
+        further = [(*widths[:i], units + 1, *widths[i + 1 :]) for i, units in enumerate(widths)]
+        wider = min(further, key=lambda shape: sum(count(shape)))
+        if sum(count(wider)) > most:
+            return widths
+        widths = wider

@@ -1,0 +1,128 @@
+"""The search for the smallest network that does: which sizes it tries, and when it ends."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_prune import SETTINGS, WIDTHS, count
+
+from pops import prune
+from pops.configs import configuration
+from pops.model import AGENTS, StudentCartPole
+from pops.support.floor import search_floor, shapes_between, widest
+from pops.support.records import Records
+from pops.train import Distilled, Task
+
+
+class Found(Records):
+    """Records of a run whose steps of PoPS ended at a student of these widths, or have all failed."""
+
+    def __init__(self, task, widths, matching):
+        self.task, self.matching = task, matching
+        self.summary = {"teacher": {"weights": 99_584, "widths": (256, 256, 128)}, "steps": []}
+        if widths:
+            self.summary["steps"].append({"step": 1})
+            self.shrunk(1, None, widths, [])
+
+    def started(self, step, student, what="started"):
+        self.widths = student.widths
+
+    def shrunk(self, step, network, widths, attempts):
+        weights = sum(count(widths))
+        report = {"weights": weights, "widths": widths}
+        self.summary["steps"][-1] |= {
+            "shrunk": report,
+            "attempts": attempts,
+            "matches_teacher": weights >= self.matching,
+        }
+        return weights >= self.matching
+
+    def _seconds(self, step):
+        return 0.0
+
+    def weights(self, met):
+        """Of the searches' attempts that met the objective, or did not, in order."""
+        steps = [entry for entry in self.summary["steps"] if "floor" in entry]
+        return [part["weights"] for entry in steps for part in entry["attempts"] if part["met_objective"] == met]
+
+
+@pytest.fixture
+def search(monkeypatch, config, new_run):
+    def run(widths, enough, matching, until="objective", floor=100):
+        """A search where `enough` weights meet the objective and `matching` match the teacher."""
+
+        def fit(student, task, step, attempt, start, schedule):
+            weights = student.plain_network("student").get_weights()
+            return Distilled(weights, sum(student.layer_sizes()) >= enough, 1, np.zeros(2))
+
+        monkeypatch.setattr(prune, "fit_supervised", fit)
+        changed = {"pops": config["pops"] | {"floor": floor}, "distill": config["distill"] | {"until": until}}
+        task = Task(config | changed, None, None, None, 99_584, None, new_run(config))
+        records = Found(task, widths, matching)
+        teacher = AGENTS["cartpole"].teacher(SETTINGS)
+        search_floor(teacher, task, records)
+        return records
+
+    return run
+
+
+@pytest.mark.parametrize("enough", [6, 7, 11, 19, 26])
+def test_the_floor_is_the_smallest_network_that_does(search, enough):
+    records = search((4, 5, 3), enough, matching=0)
+    found, refused = records.weights(met=True), records.weights(met=False)
+    assert found == sorted(found, reverse=True)
+    # Whatever it would try between what does not do and the smallest that does, it has tried.
+    most, student = max(refused, default=0), StudentCartPole(SETTINGS, (4, 5, 3))
+    assert most < enough <= found[-1] == records.smallest()[0]["weights"]
+    assert not [shape for shape in shapes_between(most, found[-1] - 1, student) if sum(count(shape)) >= enough]
+
+
+@pytest.mark.parametrize("widths", [(4, 5, 3), None], ids=["from a student", "where PoPS found none"])
+def test_then_it_looks_for_the_smallest_that_matches_and_tries_nothing_twice(search, widths):
+    records = search(widths, enough=11, matching=30, until="teacher")
+    above, matching = records.smallest()
+    assert 11 <= above["weights"] <= 12 and 30 <= matching["weights"] <= 31
+    searches = [entry for entry in records.summary["steps"] if "floor" in entry]
+    tried = [tuple(part["widths"]) for entry in searches for part in entry["attempts"]]
+    assert len(tried) == len(set(tried))
+    assert [entry["floor"] for entry in searches] == sorted(entry["floor"] for entry in searches)
+    assert [entry["step"] for entry in records.summary["steps"]] == list(range(1, len(records.summary["steps"]) + 1))
+
+
+def test_it_ends_after_as_many_networks_as_set(search):
+    records = search((40, 40, 20), enough=10**9, matching=10**9, floor=3)
+    assert len(records.weights(met=False)) == 3
+
+
+def test_it_leaves_a_run_alone_that_its_number_of_steps_ended(search, config):
+    config["pops"]["steps"] = 1
+    assert len(search((4, 5, 3), enough=6, matching=6).summary["steps"]) == 1
+
+
+@settings(deadline=None)
+@given(st.integers(0, 4), st.integers(1, 5000))
+def test_shapes_are_as_wide_as_the_weights_allow(depth, most):
+    shape = widest(depth, most, count)
+    if shape is None:
+        assert sum(count((1,) * depth)) > most
+        return
+    assert len(shape) == depth and sum(count(shape)) <= most
+    wider = [(*shape[:i], shape[i] + 1, *shape[i + 1 :]) for i in range(depth)]
+    assert all(sum(count(widths)) > most for widths in wider)
+    assert sum(count([min(shape, default=1) + 1] * depth)) > most or depth == 0
+
+
+@settings(deadline=None, max_examples=30)
+@given(WIDTHS, st.data())
+def test_shapes_have_as_many_weights_as_asked_for(widths, data):
+    high = data.draw(st.integers(1, sum(count(widths))))
+    low = data.draw(st.integers(0, high))
+    shapes = list(shapes_between(low, high, StudentCartPole(SETTINGS, widths)))
+    depths = [len(shape) for shape in shapes]
+    assert depths == sorted(set(depths)) and max(depths, default=0) <= len(widths)
+    assert all(low < sum(count(shape)) <= high for shape in shapes)
+
+
+def test_frames_keep_their_layers():
+    pong = AGENTS["pong"].student(configuration("pong")["model"], (2, 2, 2, 2))
+    assert {len(shape) for shape in shapes_between(0, 10**4, pong)} == {4}
