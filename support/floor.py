@@ -9,7 +9,8 @@ from pops.prune import attempt
 def search_floor(teacher, task, records):
     """Looks for the smallest student that meets the objective; then, if students are to match the teacher, for that one.
 
-    A run that was ended by its number of steps is left as it is.
+    A run that was ended by its number of steps is left as it is. Each network starts from a replay memory of its own: the
+    run's is full of states to which students of the last steps fell, where so small a network learns less.
 
     Args:
         teacher: DQNAgent.
@@ -18,9 +19,10 @@ def search_floor(teacher, task, records):
     """
     if len(records.summary["steps"]) == task.config["pops"]["steps"]:
         return
-    tried, student = set(), agents_of(teacher.environment).student
+    task, tried, student = task._replace(replay=None), set(), agents_of(teacher.environment).student
     above, _ = records.smallest()
-    bisect(student(teacher.settings, above["widths"]), task, records, "objective", 0, tried)
+    smallest = min(sum(teacher.layer_sizes((1,) * depth)) for depth in teacher.depths())
+    bisect(student(teacher.settings, above["widths"]), task, records, "objective", smallest - 1, tried)
     if task.config["distill"]["until"] == "teacher":
         above, matching = records.smallest()
         bisect(student(teacher.settings, matching["widths"]), task, records, "teacher", above["weights"], tried)
