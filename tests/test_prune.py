@@ -348,6 +348,6 @@ def test_choices_are_the_smallest_above_the_objective_and_the_smallest_that_matc
     assert chosen["final"] == {"file": "student.keras", "step": 2, "weights": 40}
     chosen = choices({"teacher": teacher, "steps": steps[2:4]})
     assert chosen["smallest_matching_teacher"] is None and chosen["final"]["weights"] == 30
-    chosen = choices({"teacher": teacher, "steps": steps[3:]})
+    chosen = choices({"teacher": teacher, "steps": steps[3:4]})
     assert chosen["smallest_above_objective"] is None
     assert chosen["final"] == {"file": "student.keras", "step": 0, **teacher}
