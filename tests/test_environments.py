@@ -100,6 +100,30 @@ def policy():
     return network_policy(ActorLunarLander(configuration("lunarlander")["model"], [4]).network)
 
 
+def test_a_policy_sees_only_copies_that_still_play_and_nothing_changes(monkeypatch):
+    seen = []
+
+    def two_policies(observations):
+        seen.append(observations.shape[1])
+        falls = np.eye(4)[np.zeros(observations.shape[1:2], int)]  # the engines stay off
+        steers = np.stack(
+            [0 * observations[1, :, 4] + 0.1, observations[1, :, 4], -observations[1, :, 3], -observations[1, :, 4]]
+        )
+        return np.stack([falls, steers.T])
+
+    def rewards():
+        player = Player(LUNARLANDER | {"max_episode_steps": 300}, 3, "greedy", members=2)
+        return player.evaluate(two_policies, 0), player.played
+
+    skipping = rewards()
+    assert seen[0] == 3 and seen[-1] < 3 and seen == sorted(seen, reverse=True)
+    monkeypatch.setattr(
+        Player, "_outputs", lambda player, policy: policy(player.observations.reshape(2, 3, 8)).reshape(6, 4)
+    )
+    for one, other in zip(skipping, rewards(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_a_process_that_ended_fails_the_run_in_one_line(monkeypatch):
     monkeypatch.setattr(vector, "cores", lambda: 2)
     player = Player(LUNARLANDER, 16, "greedy")
