@@ -7,7 +7,7 @@ from pops.prune import attempt
 
 
 def search_floor(teacher, task, records):
-    """Looks for the smallest student that meets the objective; then, if students are to match the teacher, for that one.
+    """Looks for the smallest student that meets the objective; then, where one matches the teacher, for that one, too.
 
     A run that was ended by its number of steps is left as it is. Each network starts from a replay memory of its own: the
     run's is full of states to which students of the last steps fell, where so small a network learns less.
@@ -19,13 +19,15 @@ def search_floor(teacher, task, records):
     """
     if len(records.summary["steps"]) == task.config["pops"]["steps"]:
         return
-    task, tried, student = task._replace(replay=None), set(), agents_of(teacher.environment).student
+    task, tried = task._replace(replay=None), set()
+    kind = agents_of(teacher.environment).student
     above, _ = records.smallest()
     smallest = min(sum(teacher.layer_sizes((1,) * depth)) for depth in teacher.depths())
-    bisect(student(teacher.settings, above["widths"]), task, records, "objective", smallest - 1, tried)
-    if task.config["distill"]["until"] == "teacher":
-        above, matching = records.smallest()
-        bisect(student(teacher.settings, matching["widths"]), task, records, "teacher", above["weights"], tried)
+    student = kind(teacher.settings, above["widths"] if above else teacher.widths)
+    bisect(student, task, records, "objective", smallest - 1, tried)
+    above, matching = records.smallest()
+    if matching and task.config["distill"]["until"] == "teacher":
+        bisect(kind(teacher.settings, matching["widths"]), task, records, "teacher", above["weights"], tried)
 
 
 def bisect(student, task, records, goal, low, tried):

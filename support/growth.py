@@ -20,7 +20,7 @@ from pops.support.vector import cores
 
 # Widths of dense teachers of about 10³ to 10⁷ weights for CartPole, and units of the dense layer of Pong's, ¼ to 4 times.
 DENSE = ((29, 29), (97, 97), (313, 313), (997, 997), (3159, 3159))
-UNITS = (128, 256, 512, 1024, 2048)
+UNITS = (128, 512, 2048)
 MEMBERS = (1, 4, 16, 64)
 
 # A fixed number of updates, and an objective that everything meets.

@@ -118,9 +118,9 @@ class Records:
         return entry["matches_teacher"]
 
     def smallest(self):
-        """The smallest student above the objective and the smallest that matches the teacher, or the teacher itself."""
+        """The smallest student above the objective, and the smallest that matches the teacher; None for either."""
         found = choices(self.summary)
-        return [found[key] or self.summary["teacher"] for key in ("smallest_above_objective", "smallest_matching_teacher")]
+        return found["smallest_above_objective"], found["smallest_matching_teacher"]
 
     def finish(self, ended):
         """Chooses the final student, writes it and the summary, and returns that. `ended`: why PoPS did, in words."""
