@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pops.support.console import log
 from pops.support.files import make_folder, replacing
@@ -126,4 +127,5 @@ def draw(rows, path):
 def _one(axes, points, label):
     axes.plot(*zip(*sorted(points), strict=True), "o-")
     axes.set_xlabel(label)
-    axes.set_ylim(0)
+    axes.set_ylim(0, 1.1 * max(seconds for _, seconds in points))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))

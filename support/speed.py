@@ -12,7 +12,7 @@ from pops.model import AGENTS, StudentCartPole
 from pops.policies.teacher import load_teacher
 from pops.prune import PruningSchedule
 from pops.support.console import log, quiet, table
-from pops.support.environments import Single, make_environments
+from pops.support.environments import Single, make_environments, simulator_of
 from pops.support.files import ROOT
 from pops.support.forward import network_policy
 from pops.support.networks import read_network
@@ -172,6 +172,7 @@ def bench_evaluation(name, episodes, limit, policies, seconds, changes=None):
     """
     config = configuration(name)
     settings, acting = config["environment"] | (changes or {}), config["evaluation"]["acting"]
+    settings["simulator"] = simulator_of(settings)
     most = limit(settings, episodes, seconds)
     rows = [("policy", "limit", "ours", "share", "Python loop", "ratio")]
     for title, network in policies:
