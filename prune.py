@@ -53,7 +53,7 @@ class PruningSchedule:
         Args:
             weights: kernel and bias of each layer; masks: present ones, one for each kernel.
             t: float32 scalar, in updates.
-            sizes: N_l of each layer, float32 [layers].
+            sizes: N_l of each layer, int32 [layers].
         """
         sparsity = self.sparsity(t)
         layers = zip(weights[::2], masks, tf.unstack(sizes, len(masks)), strict=True)

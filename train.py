@@ -154,7 +154,7 @@ def train_student(
     batch = settings["batch_size"]
     work = batch * student.members * (sum(student.layer_sizes()) + 1000)
     most = max(1, min(at_once or updates, BLOCK_BYTES // (batch * replay.entry_bytes()), BLOCK_WORK // work))
-    sizes = tf.constant(student.layer_sizes(), tf.float32)
+    sizes = tf.constant(student.layer_sizes(), tf.int32)
     count, total = done
     with ThreadPoolExecutor(min(groups, cores())) as threads:
         while count < updates:

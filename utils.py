@@ -35,11 +35,11 @@ def magnitude_mask(kernel, mask, sparsity, size):
         kernel: float32 [members, ...].
         mask: like `kernel`, 0 where a weight is hidden already.
         sparsity: float32 scalar in [0, 1).
-        size: float32 scalar, the layer's number of weights. What the kernel has beyond it is filling, which `mask` hides.
+        size: int32 scalar, the layer's number of weights. What the kernel has beyond it is filling, which `mask` hides.
     """
     flat, hidden = (tf.reshape(tensor, [kernel.shape[0], -1]) for tensor in (tf.abs(kernel), mask == 0))
     entries = flat.shape[1]
-    count = tf.cast(tf.floor(sparsity * size), tf.int32) + (entries - tf.cast(size, tf.int32))
+    count = tf.cast(tf.floor(sparsity * tf.cast(size, tf.float32)), tf.int32) + entries - size
     keys = tf.where(hidden, 0, 1 + tf.bitcast(flat, tf.int32))  # non-negative floats order like their bits
     threshold = _kth_smallest(keys, count, 2**31 - 1)
     hidden |= keys < threshold

@@ -63,7 +63,7 @@ def test_mask_hides_exactly_the_smallest(members, size, sparsity, seed, ties):
     kernel = generator.normal(size=(members, size, 2)).astype(np.float32)
     if ties:
         kernel = np.round(kernel)
-    mask = magnitude_mask(kernel, np.ones_like(kernel), sparsity, np.float32(2 * size)).numpy()
+    mask = magnitude_mask(kernel, np.ones_like(kernel), sparsity, np.int32(2 * size)).numpy()
     hidden = math.floor(sparsity * np.float32(2 * size))
     for weights, kept in zip(abs(kernel).reshape(members, -1), mask.reshape(members, -1), strict=True):
         assert np.count_nonzero(kept == 0) == hidden and set(kept) <= {0, 1}
@@ -74,7 +74,7 @@ def test_mask_hides_exactly_the_smallest(members, size, sparsity, seed, ties):
 def test_weights_that_are_hidden_already_come_before_zeros_that_are_not():
     kernel, mask = np.float32([[[0, 0, 0, 0, 5]]]), np.float32([[[1, 1, 0, 1, 1]]])
     for sparsity, hidden in ((0.2, [2]), (0.4, [0, 2]), (0.9, [0, 1, 2, 3])):
-        found = magnitude_mask(kernel, mask, np.float32(sparsity), np.float32(5)).numpy()
+        found = magnitude_mask(kernel, mask, np.float32(sparsity), np.int32(5)).numpy()
         np.testing.assert_array_equal(np.flatnonzero(found == 0), hidden)
 
 
@@ -84,7 +84,7 @@ def test_masks_never_give_a_weight_back_while_sparsity_grows():
     weights = [tf.constant(generator.normal(size=(1, 6, 5)), tf.float32), tf.zeros([1, 1, 5])]
     masks = [tf.ones([1, 6, 5])]
     for t in range(0, 101, 10):
-        new = schedule.masks(weights, masks, float(t), np.float32([30]))
+        new = schedule.masks(weights, masks, float(t), np.int32([30]))
         assert np.all(new[0] <= masks[0])
         masks = new
         weights = [weights[0] + generator.normal(size=(1, 6, 5)), weights[1]]  # training goes on
@@ -94,7 +94,7 @@ def test_masks_never_give_a_weight_back_while_sparsity_grows():
 def test_a_start_sparser_than_the_schedule_keeps_its_masks():
     weights = [tf.ones([1, 3, 2]), tf.zeros([1, 1, 2])]
     sparse = [tf.constant([[[1.0, 0], [0, 0], [0, 0]]])]
-    kept = PruningSchedule(0.0, 0.5, 0, 10, 1).masks(weights, sparse, 0.0, np.float32([6]))
+    kept = PruningSchedule(0.0, 0.5, 0, 10, 1).masks(weights, sparse, 0.0, np.int32([6]))
     np.testing.assert_array_equal(kept[0], sparse[0])
 
 
