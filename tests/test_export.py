@@ -329,7 +329,7 @@ def test_the_shipped_cartpole_student_as_a_header(tmp_path):
     result = command("export.py", STUDENT, "--format", "c", "--out", header)
     assert result.returncode == 0, result.stderr
     for line in (
-        "cartpole, 8 weights",
+        "cartpole, 6 weights",
         "actions: 1,000 of 1,000 are the Keras model's, 0 ties, 0 different",
         "reward over 100 episodes (greedy): 200.0 ± 0.0, the Keras model's 200.0 ± 0.0; objective 195",
         " ns an action",

@@ -61,7 +61,8 @@ def test_summary_adds_up(tiny_run):
         nonzero = sum((1 - np.array(entry["redundancy"])) * [1024, 65536, 32768, 256])
         assert nonzero == pytest.approx(entry["pruned"]["nonzero"], abs=0.1)
         last = weights
-    assert summary["final"]["weights"] == last
+    assert summary["smallest_above_objective"]["weights"] == last
+    assert summary["final"]["weights"] == (summary["smallest_matching_teacher"] or {"weights": last})["weights"]
     assert summary["ended"]
 
 
