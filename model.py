@@ -450,6 +450,10 @@ def divergence(teacher_outputs, outputs, tau):
     return tf.reduce_sum(teacher * (tf.math.log(teacher) - tf.math.log(student)), axis=[-2, -1])
 
 
+# A fresh student needs no ReLU or tanh at its end, and learns better with ReLU than with tanh in between.
+FRESH = MappingProxyType({"output_activation": "linear", "hidden_activation": "relu", "squash": {}})
+
+
 class Student:
     """What every student adds to its teacher's class: masks, members, and the distillation loss.
 

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from pops.configs import by_size
-from pops.model import agents_of
+from pops.model import FRESH, agents_of
 from pops.support.console import log
 from pops.support.rewards import lower_confidence, reward_statistics
 from pops.support.run import Resumable, remembered
@@ -303,7 +303,7 @@ def _trimmed(units, count):
     and the layers with most weights, as after a flattening, become narrow first.
     """
     units = tuple(max(1, layer) for layer in units)
-    while max(units, default=1) > 1:
+    while max(units) > 1:
         yield units
         weights = sum(count(units))
         shares = {
@@ -448,11 +448,9 @@ def attempt(larger, widths, task, step, attempts, start=None):
     Returns:
         The student with one member, and its Distilled.
     """
-    # A fresh student needs no ReLU or tanh at its end, and learns better with ReLU than with tanh in between.
-    settings = larger.settings | {"output_activation": "linear", "hidden_activation": "relu", "squash": {}}
     weights = sum(larger.layer_sizes(widths))
     members = by_size(task.config["distill"]["members"], 100 * weights / task.original_weights)
-    student, schedule = type(larger)(settings, widths, members), PruningSchedule.of(task.config["prune"])
+    student, schedule = type(larger)(larger.settings | FRESH, widths, members), PruningSchedule.of(task.config["prune"])
     distilled = Distilled(*fit_supervised(student, task, step, len(attempts) + 1, start, schedule))
     attempts.append(
         {

@@ -4,11 +4,11 @@ import keras
 import numpy as np
 
 from pops.configs import by_size
-from pops.model import agents_of
+from pops.model import FRESH, agents_of
 from pops.support.console import log
 from pops.support.errors import ConfigurationError, RunFailed, one_line
 from pops.support.records import new_task
-from pops.support.rewards import reward_statistics, rewards_text
+from pops.support.rewards import reward_statistics, rewards_text, shape_text
 from pops.train import Distilled, fit_supervised
 
 
@@ -63,7 +63,7 @@ def imitator(function, reference, environment, config, seeds, run):
         RunFailed: it did not become so.
     """
     agents = agents_of(environment)
-    settings = config["model"] | {"output_activation": "linear", "hidden_activation": "relu", "squash": {}}
+    settings = config["model"] | FRESH
     student = agents.student(settings, members=by_size(config["distill"]["members"], 100))
     task = new_task(function, reference, sum(student.layer_sizes()), config, seeds, run)._replace(replay=None)
     distilled = Distilled(*fit_supervised(student, task, step=0))
@@ -71,7 +71,7 @@ def imitator(function, reference, environment, config, seeds, run):
     if reference.mean is not None and reference.confirm is not None and len(reference.confirm) == len(distilled.rewards):
         difference = reward_statistics(distilled.rewards - reference.confirm)
         reached += f" ({rewards_text(difference)} against the teacher in the same episodes)"
-    units = "-".join(map(str, student.widths))
+    units = shape_text(student.widths)
     if not distilled.met:
         raise RunFailed(
             f"a network of {units} hidden units that imitates the teacher reached {reached}, not the objective, "

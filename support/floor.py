@@ -1,6 +1,7 @@
 """The search for the smallest network that does, where no step of PoPS leads further. It is not in the paper."""
 
 import math
+from itertools import islice
 
 from pops.model import agents_of
 from pops.prune import attempt
@@ -47,9 +48,8 @@ def bisect(student, task, records, goal, low, tried):
     left, high, attempts = task.config["pops"]["floor"], sum(student.layer_sizes()), []
     while high - low > 1 and left:
         middle = min(high - 1, max(low + 1, round(math.sqrt(max(low, 1) * high))))
-        for widths in shapes_between(low, middle, student):
-            if widths in tried:
-                continue
+        shapes = (shape for shape in shapes_between(low, middle, student) if shape not in tried)
+        for widths in islice(shapes, left):
             tried.add(widths)
             left -= 1
             if not attempts:
@@ -61,8 +61,6 @@ def bisect(student, task, records, goal, low, tried):
                 if matches or goal == "objective":
                     high = sum(smaller.layer_sizes())
                     break
-            if not left:
-                break
         else:
             low = middle
     if attempts:
@@ -86,18 +84,20 @@ def widest(depth, most, count):
     Args:
         count: widths -> number of weights of each layer.
     """
-    widths = None
-    wider = (1,) * depth
-    while sum(count(wider)) <= most:
-        widths = wider
-        if not depth:
-            break
-        wider = tuple(units + 1 for units in widths)
-    if not widths:
+
+    def weights(widths):
+        return sum(count(widths))
+
+    def wider_by_one(widths):
+        return ((*widths[:layer], units + 1, *widths[layer + 1 :]) for layer, units in enumerate(widths))
+
+    widths = (1,) * depth
+    if weights(widths) > most:
+        return None
+    if depth == 0:
         return widths
-    while True:
-        further = [(*widths[:i], units + 1, *widths[i + 1 :]) for i, units in enumerate(widths)]
-        wider = min(further, key=lambda shape: sum(count(shape)))
-        if sum(count(wider)) > most:
-            return widths
+    while weights(wider := tuple(units + 1 for units in widths)) <= most:
         widths = wider
+    while weights(wider := min(wider_by_one(widths), key=weights)) <= most:
+        widths = wider
+    return widths

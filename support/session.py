@@ -22,7 +22,7 @@ from pops.support.floor import search_floor
 from pops.support.playing import evaluate_network, play_episodes
 from pops.support.records import Records, new_task, reference_of, reported
 from pops.support.report import write_report
-from pops.support.rewards import reward_statistics, rewards_text
+from pops.support.rewards import reward_statistics, rewards_text, shape_text
 from pops.support.run import Run
 from pops.support.seeds import Seeds
 from pops.support.states import played_observations
@@ -84,7 +84,7 @@ def read_teacher(teacher, environment, config, normalizer):
     policy = load_teacher(teacher, environment, config["model"], normalizer)
     is_function = isinstance(policy, TeacherFunction)
     if is_function:
-        widths = "-".join(map(str, config["model"]["widths"]))
+        widths = shape_text(config["model"]["widths"])
         log(f"{policy.why}: taken as a function, which a network of {widths} learns to imitate first")
     else:
         config["model"] = policy.settings | {"widths": list(policy.widths)}

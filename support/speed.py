@@ -12,12 +12,12 @@ from pops.model import AGENTS, StudentCartPole
 from pops.policies.teacher import load_teacher
 from pops.prune import PruningSchedule
 from pops.support.console import log, quiet, table
-from pops.support.environments import Single, make_environments, simulator_of
+from pops.support.environments import Single, configuration_of, make_environments
 from pops.support.files import ROOT
 from pops.support.forward import network_policy
-from pops.support.networks import read_network
 from pops.support.playing import Player
 from pops.support.replay import ReplayMemory
+from pops.support.rewards import shape_text
 from pops.support.updates import initial_state
 from pops.train import train_student
 from pops.utils import kernels
@@ -99,7 +99,7 @@ def bench_updates(name, sizes, blocks, seconds):
         network = student.plain_network("bench")
         limit = per_second(products(student, network, settings, block), seconds)
         ours = per_second(work, seconds)
-        title, share = "-".join(map(str, widths)), f"{100 * ours / limit:.0f} %"
+        title, share = shape_text(widths), f"{100 * ours / limit:.0f} %"
         if schedule is not None:
             rows.append((f"{title}, pruning", limit, ours, share, "", ""))
             continue
@@ -170,9 +170,8 @@ def bench_evaluation(name, episodes, limit, policies, seconds, changes=None):
         policies: of each, what to call it and its plain network.
         changes: of the environment's settings.
     """
-    config = configuration(name)
+    config = configuration_of(name)
     settings, acting = config["environment"] | (changes or {}), config["evaluation"]["acting"]
-    settings["simulator"] = simulator_of(settings)
     most = limit(settings, episodes, seconds)
     rows = [("policy", "limit", "ours", "share", "Python loop", "ratio")]
     for title, network in policies:
@@ -216,7 +215,7 @@ def vectorised_limit(settings, episodes, seconds):
 
 def replayed_limit(settings, episodes, seconds):
     """Steps a second of the environments alone: the shipped teacher's episodes again, their actions known beforehand."""
-    network = read_network(ROOT / "saved_models" / "lunarlander" / "teacher.keras")
+    _, network = shipped("lunarlander")
     player, actions, playing = Player(settings, episodes, "sample"), [], []
 
     def on_step(step):
@@ -245,12 +244,12 @@ def shipped(name, file=None):
     """A policy that lies here, an environment's teacher if no file is named."""
     path = ROOT / (file or f"saved_models/{name}/teacher.keras")
     agent = load_teacher(path, name, configuration(name)["model"])
-    return f"{path.stem} {'-'.join(map(str, agent.widths))}", agent.network
+    return f"{path.stem} {shape_text(agent.widths)}", agent.network
 
 
 def untrained(name, widths):
     agent = AGENTS[name].teacher(configuration(name)["model"], widths)
-    return "-".join(map(str, widths)), agent.network
+    return shape_text(widths), agent.network
 
 
 def balancing(weights):
