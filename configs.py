@@ -154,7 +154,7 @@ CARTPOLE = {
         "optimizer": "rmsprop",
         "learning_rate": [*_DISTILLATION_RATES, [0, _by_epoch(_EPOCHS, (1e-3, 5e-4, 2e-4, 1e-4))]],
     },
-    "pops": {"steps": 20, "sizes": "budgets", "min_change": 0.05, "retries": 0, "floor": 0},
+    "pops": {"steps": 20, "sizes": "budgets", "fewer_layers": False, "min_change": 0.05, "retries": 0, "floor": 0},
     "checkpoint": {"seconds": 30},
 }
 
@@ -200,7 +200,7 @@ CARTPOLE_FAST = {
         "optimizer": "adam",
         "learning_rate": [[0, linear(3e-3, 3e-4, 15)]],
     },
-    "pops": {"sizes": "live_units", "min_change": 0, "retries": 3, "floor": 12},
+    "pops": {"sizes": "live_units", "fewer_layers": True, "min_change": 0, "retries": 3, "floor": 12},
 }
 
 _LUNARLANDER_EPOCHS = (20, 40, 60)

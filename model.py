@@ -280,9 +280,13 @@ class DQNAgent:
         units = [*self.settings["observation_shape"], *hidden, self.settings["actions"]]
         return [before * after for before, after in itertools.pairwise(units)]
 
+    def removable(self):
+        """Indices of the hidden layers without which smaller networks of this kind can do."""
+        return range(len(self.widths))
+
     def depths(self):
         """Numbers of hidden layers that smaller networks of this kind can have."""
-        return range(len(self.widths), len(self.widths) + 1)
+        return range(len(self.widths) - len(self.removable()), len(self.widths) + 1)
 
     def connections(self, network):
         """For each layer of a plain network of this kind, the sum of the weights' magnitudes from unit to unit.
@@ -337,9 +341,6 @@ class DenseAgent(DQNAgent):
         hidden = [make.dense(width, self.settings["hidden_activation"]) for width in self.widths]
         last = make.dense(self.settings["actions"], self.settings["output_activation"])
         return [*itertools.chain(*hidden), *last, *squash_layers(self.settings["squash"])]
-
-    def depths(self):
-        return range(len(self.widths) + 1)
 
 
 class CartPoleDQN(DenseAgent):
@@ -397,14 +398,17 @@ class ConvolutionalAgent(DQNAgent):
     contrast = 50
 
     def layers(self, make):
-        *channels, units = self.widths
+        channels, dense = self.widths[: len(self.convolutions)], self.widths[len(self.convolutions) :]
         return [
             *make.frames(self.settings["background"], self.contrast),
             *(make.convolution(filters, *shape) for filters, shape in zip(channels, self.convolutions, strict=True)),
             make.flatten(),
-            *make.dense(units, "relu"),
+            *itertools.chain(*(make.dense(units, "relu") for units in dense)),
             *make.dense(self.settings["actions"], self.settings["output_activation"]),
         ]
+
+    def removable(self):
+        return range(len(self.convolutions), len(self.widths))
 
     def places(self):
         """Places of the last convolution's images, which the dense layer sees side by side."""
@@ -416,13 +420,17 @@ class ConvolutionalAgent(DQNAgent):
     def layer_sizes(self, widths=None):
         frames, *_ = self.settings["observation_shape"]
         units = [frames, *(widths or self.widths), self.settings["actions"]]
-        factors = [*(size**2 for size, _ in self.convolutions), self.places(), 1]
-        return [factor * before * after for factor, (before, after) in zip(factors, itertools.pairwise(units), strict=True)]
+        factors = itertools.chain((size**2 for size, _ in self.convolutions), [self.places()], itertools.repeat(1))
+        return [
+            factor * before * after for factor, (before, after) in zip(factors, itertools.pairwise(units), strict=False)
+        ]
 
     def connections(self, network):
-        *convolutions, dense, last = (np.abs(kernel) for kernel in kernels(network))
-        dense = dense.reshape(self.places(), -1, dense.shape[-1])
-        return [*(kernel.sum(axis=(0, 1)) for kernel in convolutions), dense.sum(axis=0), last]
+        """Of a convolution's or flattened image's weights from channel to unit, the sums over its pixels."""
+        magnitudes = [np.abs(kernel) for kernel in kernels(network)]
+        first = len(self.convolutions)
+        images = magnitudes[first].reshape(self.places(), -1, magnitudes[first].shape[-1])
+        return [*(kernel.sum(axis=(0, 1)) for kernel in magnitudes[:first]), images.sum(axis=0), *magnitudes[first + 1 :]]
 
     def rows(self, layer, units):
         if layer == len(self.convolutions):

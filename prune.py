@@ -303,7 +303,7 @@ def _trimmed(units, count):
     and the layers with most weights, as after a flattening, become narrow first.
     """
     units = tuple(max(1, layer) for layer in units)
-    while max(units) > 1:
+    while max(units, default=1) > 1:
         yield units
         weights = sum(count(units))
         shares = {
@@ -338,6 +338,60 @@ def _widths_from_budgets(budgets, widths, count):
             claims.append(factor ** (here / (here + there)) if here > 0 else 1.0)
         result.append(min(widths[unit - 1], max(1, math.floor(min(claims)))))
     return tuple(result)
+
+
+def redundant_layer(redundancy, original_sizes, live_units, student):
+    """The hidden layer that carries nothing that its neighbours could not: its index, or None. Not in the paper.
+
+    The neighbours could where one kernel between the live units on both sides of the layer would have no more weights than
+    are left in the two kernels around it. Of several layers it is the one where that kernel is smallest in proportion.
+
+    Args:
+        redundancy: ρ_l of each layer.
+        original_sizes: N_l, what `redundancy` refers to.
+        live_units: units of each hidden layer that are still alive.
+        student: the student that was pruned.
+    """
+    left = (1 - np.asarray(redundancy, float)) * original_sizes
+    units = [max(1, live) for live in live_units]
+    direct = {layer: student.layer_sizes((*units[:layer], *units[layer + 1 :]))[layer] for layer in student.removable()}
+    excess = {layer: weights / max(1, left[layer] + left[layer + 1]) for layer, weights in direct.items()}
+    layer = min(excess, key=excess.get, default=None)
+    return layer if layer is not None and excess[layer] <= 1 else None
+
+
+def joined_at(layer, sizes):
+    """Sizes of layers, the two around a hidden layer counted as one."""
+    return [*sizes[:layer], sizes[layer] + sizes[layer + 1], *sizes[layer + 2 :]]
+
+
+def without_layer(layer, redundancy, original_sizes, widths, count, live_units, rule):
+    """`_calculate_sizes_according_to_redundancy` for a student with one hidden layer less and the same budget."""
+    sizes = joined_at(layer, original_sizes)
+    left = joined_at(layer, list((1 - np.asarray(redundancy, float)) * original_sizes))
+    widths, live_units = ((*units[:layer], *units[layer + 1 :]) for units in (widths, live_units))
+    return _calculate_sizes_according_to_redundancy(1 - np.divide(left, sizes), sizes, widths, count, live_units, rule)
+
+
+def smaller_shapes(student, redundancy, original_sizes, live_units, settings):
+    """Widths of the next students to try, in order: without the redundant layer, if there is one, and with all layers.
+
+    Args:
+        settings: the configuration's group `pops`; the others: see `redundant_layer`.
+
+    Returns:
+        The widths, a list; and the redundant layer, or None.
+    """
+    count, rule = student.layer_sizes, settings["sizes"]
+    evidence = redundancy, original_sizes, student.widths, count, live_units, rule
+    shapes, layer = [_calculate_sizes_according_to_redundancy(*evidence)], None
+    if settings["fewer_layers"]:
+        layer = redundant_layer(redundancy, original_sizes, live_units, student)
+    if layer is not None:
+        flat = without_layer(layer, *evidence)
+        if sum(count(flat)) < sum(count()):
+            shapes.insert(0, flat)
+    return shapes, layer
 
 
 def widths_between(smaller, larger, count):
@@ -391,15 +445,15 @@ def pops(teacher, task, records):
         live_units = [int(units.sum()) for units in alive(connections)]
         records.pruned(step, pruned, redundancy, live_units, input_shares(connections))
 
-        widths = _calculate_sizes_according_to_redundancy(
-            redundancy, original_sizes, student.widths, student.layer_sizes, live_units, settings["sizes"]
-        )
         before = sum(student.layer_sizes())
-        smaller, distilled, attempts = shrink(student, pruned, widths, task, step)
+        shapes, layer = smaller_shapes(student, redundancy, original_sizes, live_units, settings)
+        smaller, distilled, attempts = shrink(student, pruned, shapes, task, step)
         if not distilled.met:
             records.failed(step, attempts)
             tried = ", ".join(str(attempt["weights"]) for attempt in attempts)
             return f"step {step}: students of fewer weights, {tried}, did not meet the objective"
+        if len(smaller.widths) < len(student.widths):
+            original_sizes = joined_at(layer, original_sizes)
         student, network = smaller, smaller.plain_network("student", distilled.weights)
         records.shrunk(step, network, student.widths, attempts)
         change = 100 * (before - sum(student.layer_sizes())) / task.original_weights
@@ -415,27 +469,37 @@ def state_to_prune(student, network, task, step):
     return initial_state(*student.copy(network, divisor), averaged=settings["averaging"] > 0)
 
 
-def shrink(pruned, network, widths, task, step):
+def shrink(pruned, network, shapes, task, step):
     """Distils the teacher into a dense student; while that fails, into one of a size in between, as often as set.
 
     Args:
         pruned, network: the student that was pruned, the last one that worked, and its plain network.
-        widths: of the student to try first.
+        shapes: widths of the students to try first, in order; sizes in between lie between the last of them and `pruned`.
 
     Returns:
         A student of the size that was tried last, the only one that can have met the objective; its Distilled; and what
         was tried, in order, for the summary.
     """
-    attempts, count = [], pruned.layer_sizes
-    while widths and len(attempts) <= task.config["pops"]["retries"]:
+    attempts, warm = [], task.config["distill"]["warm_start"]
+    for widths in sizes_to_try(shapes, pruned, task.config["pops"]["retries"]):
         start = None
-        if task.config["distill"]["warm_start"]:
+        if warm and len(widths) == len(pruned.widths):
             start = pruned.of_units(network, strongest_units(pruned.connections(network), widths))
         student, distilled = attempt(pruned, widths, task, step, attempts, start)
         if distilled.met:
             break
-        widths = widths_between(widths, pruned.widths, count)
     return student, distilled, attempts
+
+
+def sizes_to_try(shapes, pruned, retries):
+    """These widths, and then always those between the last ones and the pruned student's."""
+    yield from shapes
+    widths = shapes[-1]
+    for _ in range(retries):
+        widths = widths_between(widths, pruned.widths, pruned.layer_sizes)
+        if widths is None:
+            return
+        yield widths
 
 
 def attempt(larger, widths, task, step, attempts, start=None):

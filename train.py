@@ -349,7 +349,8 @@ class BestMember(Resumable):
             chosen_by = evaluate_network(network, task.config, task.seeds, episodes, "confirm", "students")
             score = lower_confidence(task.reference.adjusted(chosen_by), settings["confirm_confidence"])
             met = confirmed = bool(score > objective)
-        matched = met and settings["until"] == "teacher" and matches(chosen_by, task.reference.confirm)
+        reference = task.reference
+        matched = met and settings["until"] == "teacher" and matches(chosen_by, reference.confirm, reference.margin)
         if (matched, confirmed, score) > tuple(self.rank):
             self.rank = matched, confirmed, score
             self.distilled = Distilled(network.get_weights(), met, training.round, chosen_by)

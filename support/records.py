@@ -17,13 +17,13 @@ def choosing_rewards(network, config, seeds, run, *purpose):
     return run.once_watched(("choose", *purpose), evaluate_network, network, config, seeds, episodes, "confirm", "choose")
 
 
-def reference_of(policy, mean, config, seeds, run):
-    """The Reference of a run. `mean`: see there."""
+def reference_of(policy, mean, margin, config, seeds, run):
+    """The Reference of a run. `mean`, `margin`: see there."""
     settings, confirm = config["distill"], None
     if settings["confirm_episodes"] and (mean is not None or settings["until"] == "teacher"):
         arguments = policy, config, seeds, settings["confirm_episodes"], "confirm", "students"
         confirm = run.once_watched(("confirm", "teacher"), evaluate_network, *arguments)
-    return Reference(mean, confirm, choosing_rewards(policy, config, seeds, run, "teacher"))
+    return Reference(mean, confirm, choosing_rewards(policy, config, seeds, run, "teacher"), margin)
 
 
 def reported(network, config, seeds, run, *purpose, way="", most=None):
@@ -109,7 +109,7 @@ class Records:
         entry["attempts"] = attempts
         difference = rewards - task.reference.choose
         entry["difference"] = {"mean": float(difference.mean()), "stderr": float(standard_error(difference))}
-        entry["matches_teacher"] = matches(rewards, task.reference.choose)
+        entry["matches_teacher"] = matches(rewards, task.reference.choose, task.reference.margin)
         entry["shrunk"] = {"widths": widths, **self.report(network, "shrunk", step)}
         entry["seconds"] = self._seconds(step)
         shape = shape_text(widths)

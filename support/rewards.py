@@ -58,11 +58,12 @@ def lower_confidence(rewards, confidence):
     return rewards.mean(axis=-1) - confidence * standard_error(rewards)
 
 
-def matches(rewards, others):
-    """Whether rewards are as good as another policy's on the same episodes: the mean difference is at most one standard
-    error, of the differences, below zero."""
+def matches(rewards, others, margin):
+    """Whether rewards are as good as another policy's on the same episodes: the mean difference is at most a margin, or one
+    standard error of the differences if that is more, below zero. Without a margin, enough episodes would tell any two
+    policies apart."""
     difference = rewards - others
-    return bool(difference.mean() >= -standard_error(difference))
+    return bool(difference.mean() >= -max(margin, standard_error(difference)))
 
 
 class Reference(NamedTuple):
@@ -72,11 +73,13 @@ class Reference(NamedTuple):
         mean: its reported reward if the objective follows from it; None if the settings say the objective.
         confirm: on the episodes that confirm a student, float64 [episodes]; None if it was not played on these.
         choose: on those that tell whether a student matches it, float64 [episodes].
+        margin: how far below it a student may be that matches it: 1 % of the way up to it from random play.
     """
 
     mean: float | None
     confirm: np.ndarray | None
     choose: np.ndarray
+    margin: float
 
     def adjusted(self, rewards):
         """Rewards in confirming episodes, as they are compared with the objective.

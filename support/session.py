@@ -44,10 +44,12 @@ def run_pops(teacher, environment, out, profile, seed, settings, objective, resu
                 given = reported(policy.played, config, seeds, run, policy.role)
                 log(f"{given_text(policy, origin)}; reward {rewards_text(given)} over {given['episodes']:,} episodes")
                 warn_of(given, expect)
+                open_objective = config["evaluation"]["objective"] is None
                 aims = run.once_watched(("goal",), goal, given, policy.played, config, seeds)
                 config |= {"evaluation": config["evaluation"] | {key: aims[key] for key in ("objective", "lower_bound")}}
-                mean = given["reward_mean"] if "margins" in aims else None
-                reference = reference_of(policy.played, mean, config, seeds, run)
+                mean = given["reward_mean"] if open_objective else None
+                margin = aims["margins"]["one_percent"]
+                reference = reference_of(policy.played, mean, margin, config, seeds, run)
                 if isinstance(policy, TeacherFunction):
                     policy = imitator(policy, reference, environment, config, seeds, run)
                     aims = aims | {"imitated": given}  # a copy: the run remembers the other
@@ -165,27 +167,27 @@ def goal(teacher, policy, config, seeds, watch=None):
         policy: the teacher's network or function.
 
     Returns:
-        {"objective", "lower_bound"}, and what they follow from: "random", statistics of the reward of random actions, and
-        "margins", what one standard error and 1 % of the way are.
+        {"objective", "lower_bound"}; "random", statistics of the reward of random actions; and "margins", what one standard
+        error and 1 % of the way are.
 
     Raises:
         RunFailed: the teacher is not above the objective, or that not above random play.
     """
     objective, lower_bound = (config["evaluation"][key] for key in ("objective", "lower_bound"))
-    mean, found = teacher["reward_mean"], {}
+    mean = teacher["reward_mean"]
     if objective is not None and mean <= objective:
         raise RunFailed(
             f"the teacher's reward, {rewards_text(teacher)}, is not above the objective, {objective}; train it further or "
             "lower evaluation.objective"
         )
+    randomly = config | {"evaluation": config["evaluation"] | {"epsilon": 1.0}}
+    rewards, _ = play_episodes(policy, randomly, seeds, teacher["episodes"], "select", "random", watch=watch)
+    random = float(rewards.mean())
+    margins = {"standard_error": teacher["reward_stderr"], "one_percent": 0.01 * (mean - random)}
+    found = {"random": reward_statistics(rewards), "margins": margins}
+    if objective is None:
+        objective = mean - max(margins.values())
     if lower_bound is None:
-        randomly = config | {"evaluation": config["evaluation"] | {"epsilon": 1.0}}
-        rewards, _ = play_episodes(policy, randomly, seeds, teacher["episodes"], "select", "random", watch=watch)
-        random = float(rewards.mean())
-        found["random"] = reward_statistics(rewards)
-        if objective is None:
-            found["margins"] = {"standard_error": teacher["reward_stderr"], "one_percent": 0.01 * (mean - random)}
-            objective = mean - max(found["margins"].values())
         if random >= objective:
             raise RunFailed(
                 f"the objective, {objective:.6g}, is not above the reward of random actions, "

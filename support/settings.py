@@ -133,6 +133,7 @@ SETTINGS = {
             "widths when shrinking, within the nonzero budget: the live units scaled by one factor, the live units less "
             "those that cost most weights, or each layer's budget alone (paper)",
         ),
+        "fewer_layers": (FLAG, "first try to shrink without a hidden layer that its neighbours could do without"),
         "min_change": (number(0, 100), "points of percent of the original size; a smaller change ends PoPS"),
         "retries": (integer(0, 100), "sizes tried when a shrunk student fails, each between it and the last that worked"),
         "floor": (

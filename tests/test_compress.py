@@ -144,11 +144,9 @@ def test_the_lower_bound_is_three_quarters_of_the_way_from_random_play():
     assert 20 < random < 25
     teacher = {"episodes": 1000, "reward_mean": 150.0, "reward_stderr": 1.0}
     found = goal(teacher, dense(4, 2), randomly, Seeds(0))
-    assert (
-        found["objective"] == 100
-        and "margins" not in found
-        and found["lower_bound"] == pytest.approx(random + 0.75 * (100 - random), abs=1)
-    )
+    assert found["objective"] == 100
+    assert found["margins"]["one_percent"] == pytest.approx(0.01 * (150 - random), abs=0.01)
+    assert found["lower_bound"] == pytest.approx(random + 0.75 * (100 - random), abs=1)
     config["evaluation"]["objective"] = 5
     with pytest.raises(RunFailed, match="not above the reward of random actions"):
         goal(teacher, dense(4, 2), config, Seeds(0))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pops import prune
 from pops.configs import configuration
-from pops.model import CartPoleDQN, StudentCartPole
+from pops.model import CartPoleDQN, StudentCartPole, StudentPong
 from pops.prune import (
     Freeze,
     PruningSchedule,
@@ -20,14 +20,17 @@ from pops.prune import (
     alive,
     calculate_redundancy,
     input_shares,
+    joined_at,
+    redundant_layer,
     shrink,
     strongest_units,
     widths_between,
+    without_layer,
 )
 from pops.support.records import choices
 from pops.support.updates import initial_state
 from pops.train import Distilled, Task
-from pops.utils import magnitude_mask
+from pops.utils import kernels, magnitude_mask
 
 SETTINGS = configuration("cartpole")["model"]
 
@@ -253,6 +256,57 @@ def test_sizes_from_redundancy_always_work(model):
     assert sum(count(redundant)) <= new
 
 
+@settings(deadline=None, max_examples=300)
+@given(pruned_models(), st.data())
+def test_sizes_without_a_layer_always_work(model, data):
+    widths, live, rule, sizes, less, more = model
+    layer = data.draw(st.integers(0, len(widths) - 1))
+    result = without_layer(layer, less, sizes, widths, count, live, rule)
+    kept = [*widths[:layer], *widths[layer + 1 :]]
+    assert len(result) == len(kept)
+    assert all(isinstance(new, int) and 1 <= new <= old for new, old in zip(result, kept, strict=True))
+    smallest, new = (sum(count(w)) for w in ([1] * len(kept), result))
+    assert new == smallest or new <= float(np.dot(1 - np.array(less), sizes)) + 1e-6
+    assert sum(count(without_layer(layer, more, sizes, widths, count, live, rule))) <= new
+
+
+@settings(deadline=None, max_examples=300)
+@given(pruned_models())
+def test_a_redundant_layer_is_one_that_a_kernel_in_its_place_could_replace(model):
+    widths, live, _, sizes, less, _ = model
+    left = (1 - np.array(less)) * sizes
+    units = [4, *(max(1, units) for units in live), 2]
+    excess = [units[i - 1] * units[i + 1] / max(1, left[i - 1] + left[i]) for i in range(1, len(units) - 1)]
+    layer = redundant_layer(less, sizes, live, StudentCartPole(SETTINGS, (1,) * len(widths)))
+    assert min(excess) > 1 - 1e-9 if layer is None else excess[layer] == pytest.approx(min(excess)) and excess[layer] <= 1
+
+
+def test_layers_are_redundant_for_what_is_left_of_them():
+    student = StudentCartPole(SETTINGS, (8, 8, 8))
+    sizes = count((8, 8, 8))
+    dense = [0, 0, 0, 0]
+    assert redundant_layer(dense, sizes, [8, 8, 8], student) == 2  # 8 x 2 weights for 64 + 16
+    bottlenecks = 1 - np.array([4, 8, 8, 2]) / sizes  # 4-1-8-1-2
+    assert redundant_layer(bottlenecks, sizes, [1, 8, 1], student) == 1
+    assert redundant_layer(1 - np.array([32, 8, 8, 2]) / sizes, sizes, [8, 1, 8], student) == 0
+    assert redundant_layer(1 - np.array([4, 2]) / count((1,)), count((1,)), [1], StudentCartPole(SETTINGS, (1,))) is None
+    assert redundant_layer([0.5], [8], [], StudentCartPole(SETTINGS, ())) is None
+    assert joined_at(1, [1, 2, 4, 8]) == [1, 6, 8]
+
+
+def test_of_a_games_layers_only_the_dense_one_is_redundant():
+    game = configuration("pong")["model"]
+    student = StudentPong(game, (4, 4, 4, 64))
+    sizes = student.layer_sizes()
+    assert redundant_layer([0.0] * 5, sizes, [4, 4, 4, 64], student) == 3  # 49 x 4 x 3 weights for 49 x 4 x 64
+    assert redundant_layer([0.0] * 5, sizes, [4, 4, 4, 2], student) == 3
+    narrow = StudentPong(game, (4, 4, 4, 2))
+    assert redundant_layer([0.0] * 5, narrow.layer_sizes(), [4, 4, 4, 2], narrow) is None
+    flat = StudentPong(game, (4, 4, 4))
+    assert redundant_layer([0.0] * 4, flat.layer_sizes(), [4, 4, 4], flat) is None
+    assert sum(flat.layer_sizes()) == sum(np.size(kernel) for kernel in kernels(flat.plain_network("student")))
+
+
 def test_sizes_scale_the_live_shape_to_the_budget():
     sizes = count((256, 256, 128))
     budget = 1500
@@ -313,7 +367,7 @@ def test_shrink_tries_sizes_in_between_and_then_stops(monkeypatch, config, new_r
     task = Task(config, None, None, None, 99_584, None, new_run(config))
     pruned = StudentCartPole(SETTINGS, (10, 1, 1))
     network = pruned.plain_network("pruned")
-    smaller, distilled, attempts = shrink(pruned, network, (5, 1, 1), task, step=1)
+    smaller, distilled, attempts = shrink(pruned, network, [(5, 1, 1)], task, step=1)
     assert smaller.widths[0] == sizes[-1] and smaller.members == 1
     for start, size in zip(starts, sizes, strict=True):
         assert (start is None) if retries == 0 else (start[0].shape == (4, size))

@@ -114,14 +114,17 @@ def test_advantages_are_sums_of_surprises_that_end_with_the_episode(generator):
 @pytest.mark.parametrize(("difference", "good"), [(2.0, True), (-0.4, True), (-0.6, False)])
 def test_rewards_match_others_if_their_mean_difference_is_at_most_a_standard_error_below(difference, good):
     others = np.array([-300.0, 200.0])  # easy and hard episodes do not count
-    assert matches(others + difference + np.array([-0.5, 0.5]), others) is good  # the error is 0.5
-    assert matches(others, others) is True
+    rewards = others + difference + np.array([-0.5, 0.5])  # the error is 0.5
+    assert matches(rewards, others, margin=0.0) is good
+    assert matches(rewards, others, margin=0.55) is good
+    assert matches(rewards, others, margin=0.65) is True
+    assert matches(others, others, margin=0.0) is True
 
 
 def test_an_objective_that_follows_from_the_teacher_is_met_by_differences_in_the_same_episodes():
     teacher, student = np.array([300.0, 20.0]), np.array([299.0, 21.0])
-    assert Reference(200.0, teacher, None).adjusted(student).tolist() == [199.0, 201.0]
-    assert Reference(None, teacher, None).adjusted(student) is student  # the settings say it
+    assert Reference(200.0, teacher, None, 0.0).adjusted(student).tolist() == [199.0, 201.0]
+    assert Reference(None, teacher, None, 0.0).adjusted(student) is student  # the settings say it
 
 
 @pytest.mark.parametrize(
@@ -257,7 +260,7 @@ def make_teacher_task(config, new_run):
     agent = CartPoleDQN(config["model"], WIDTHS)
     agent.network.set_weights(agent.initial_weights(np.random.default_rng(3), 0.1))
     rewards = np.array([9.0, 10.0])
-    reference = Reference(None, rewards, rewards)
+    reference = Reference(None, rewards, rewards, 0.0)
     task = Task(config, Seeds(0), agent.network, reference, sum(agent.layer_sizes()), None, new_run(config))
     return task, agent
 
@@ -447,7 +450,7 @@ def test_distillation_ends_as_the_scores_say(
         | {"until": until, "patience": patience, "epochs": 3, "updates": 2, "confirm_episodes": 2 if confirmed else 0},
     }
     task, _ = teacher_task(config)
-    task = task._replace(replay=filled(task), reference=Reference(None, np.full(2, 160.0), None))
+    task = task._replace(replay=filled(task), reference=Reference(None, np.full(2, 160.0), None, 0.0))
     confirmed = iter(confirmed or [])
     monkeypatch.setattr(train, "evaluation_player", lambda *_: Scores(epochs))
     monkeypatch.setattr(train, "evaluate_network", lambda *_: np.full(2, float(next(confirmed))))
