@@ -27,6 +27,7 @@ class Layer(NamedTuple):
         places: the places of its outputs, {loop variable: number}; outputs lie behind one another for each place.
         inputs: the inputs of a place, {loop variable: number}.
         element: a C expression, the input of these loop variables.
+        read: indices of the numbers that it reads, where that are not all; else ().
     """
 
     kernel: np.ndarray
@@ -35,6 +36,7 @@ class Layer(NamedTuple):
     places: dict
     inputs: dict
     element: str
+    read: tuple
 
     @property
     def units(self):
@@ -88,8 +90,12 @@ def c_layers(network):
                 row=f"({down} * y + i)", column=f"{across} * x + j", height=height, width=width
             )
             pixel = None
-        kernel = kernel.reshape(-1, kernel.shape[-1])
-        layers.append(Layer(kernel, bias, layer.activation.__name__ == "relu", places, inputs, element))
+        kernel, read = kernel.reshape(-1, kernel.shape[-1]), ()
+        used = kernel.any(axis=1)
+        if not layers and not places and used.any() and not used.all():
+            kernel, read = kernel[used], tuple(np.flatnonzero(used))
+            inputs, element = {"i": len(read)}, "in[policy_read[i]]"
+        layers.append(Layer(kernel, bias, layer.activation.__name__ == "relu", places, inputs, element, read))
     return layers
 
 
@@ -111,7 +117,7 @@ def c_header(network, title, name, int8=False, bounds=()):
         bounds: least and greatest values of continuous actions; () for discrete ones.
     """
     layers = c_layers(network)
-    *_, last = layers
+    first, last = layers[0], layers[-1]
     shape, frames = network.input_shape[1:], network.inputs[0].dtype == "uint8"
     buffers = [max((layer.size for layer in layers[first:-1:2]), default=0) for first in (0, 1)]
     # What a layer reads and writes, from the first to the last.
@@ -128,6 +134,7 @@ def c_header(network, title, name, int8=False, bounds=()):
         " *",
         f" * observation: {kind} [{']['.join(map(str, shape))}] as the environment gives it"
         f"{', the oldest frame first' if frames else ''}.",
+        *([f" * Only its numbers {', '.join(map(str, first.read))} (from 0) are read."] if first.read else []),
         f" * outputs: float [{last.units}], "
         + ("the action, before its bounds." if bounds else "one for each action, before any softmax."),
         f" * Layers: {'x'.join(map(str, shape))} -> {widths}.",
@@ -151,6 +158,8 @@ def c_header(network, title, name, int8=False, bounds=()):
         f"enum {{ POLICY_INPUTS = {math.prod(shape)}, POLICY_ACTIONS = {last.units} }};",
         "",
     ]
+    if first.read:
+        lines += _c_array("policy_read", "unsigned short", np.array(first.read))
     for number, layer in enumerate(layers, 1):
         lines += _c_layer(number, layer, kind if number == 1 else "float", int8)
     lines += [

@@ -3,6 +3,7 @@
 from pops.support.console import log
 from pops.support.playing import evaluate_network, report_rewards, varied
 from pops.support.rewards import Reference, matches, reward_line, shape_text, standard_error
+from pops.support.spaces import INPUT_NAMES
 from pops.train import Task
 from pops.utils import count_weights
 
@@ -67,7 +68,9 @@ class Records:
         self.task, self.networks = task, {0: teacher.played}
         log(f"PoPS: a teacher of {task.original_weights:,} weights")
         report = self.report(teacher.played, "teacher") | self.other_ways(teacher.played, "teacher")
-        self.summary = {**aims, "teacher": {"widths": teacher.widths, **report}, "steps": []}
+        names = INPUT_NAMES.get(task.config["environment"]["id"], [])
+        names = names if [len(names)] == list(teacher.settings["observation_shape"]) else None
+        self.summary = {**aims, "teacher": {"widths": teacher.widths, **report}, "input_names": names, "steps": []}
         task.run.save_model("teacher.keras", teacher.played)
 
     def started(self, step, student, what="started"):

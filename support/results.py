@@ -73,8 +73,9 @@ def choice_lines(summary):
         choice = summary[key]
         yield f"{meaning}: " + (f"{reward_line(choice)}, {choice['file']}" if choice else "none")
     for entry in [entry for entry in summary["steps"] if "inputs" in entry][-1:]:
-        if unused := [str(number) for number, share in enumerate(entry["inputs"]) if not share]:
-            yield f"not used by pruned {entry['step']}: input {', '.join(unused)} of 0 to {len(entry['inputs']) - 1}"
+        names = summary.get("input_names") or [f"input {number}" for number in range(len(entry["inputs"]))]
+        if unused := [name for name, share in zip(names, entry["inputs"], strict=True) if not share]:
+            yield f"not used by pruned {entry['step']}: {', '.join(unused)} ({len(unused)} of {len(names)} inputs)"
 
 
 def markdown_table(runs):

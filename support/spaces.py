@@ -8,6 +8,20 @@ from pops.support.errors import ConfigurationError
 Box, Discrete = gymnasium.spaces.Box, gymnasium.spaces.Discrete
 FLATTENED = Discrete, gymnasium.spaces.MultiDiscrete, gymnasium.spaces.MultiBinary  # discrete ones become one-hot
 
+# What the numbers of an observation are, by Gymnasium's documentation.
+INPUT_NAMES = {
+    "CartPole-v1": ["cart position", "cart velocity", "pole angle", "pole angular velocity"],
+    "LunarLander-v3": ["x", "y", "velocity in x", "velocity in y", "angle", "angular velocity", "left leg", "right leg"],
+    "Acrobot-v1": ["cos θ1", "sin θ1", "cos θ2", "sin θ2", "angular velocity of θ1", "angular velocity of θ2"],
+    "MountainCar-v0": ["position", "velocity"],
+    "Pendulum-v1": ["cos θ", "sin θ", "angular velocity"],
+}
+INPUT_NAMES |= {
+    "CartPole-v0": INPUT_NAMES["CartPole-v1"],
+    "LunarLanderContinuous-v3": INPUT_NAMES["LunarLander-v3"],
+    "MountainCarContinuous-v0": INPUT_NAMES["MountainCar-v0"],
+}
+
 
 def adapted(environment):
     """An environment whose observations are a flat float32 Box, and whose actions are Discrete or MultiDiscrete from 0, or

@@ -95,6 +95,25 @@ def test_an_int8_header_gives_the_outputs_of_keras_with_the_quantised_weights(ca
     assert np.abs(network(observations).numpy() - before).max() > 1e-4
 
 
+@needs_compiler
+@pytest.mark.parametrize(("widths", "int8"), [([], False), ([16, 7], False), ([], True)])
+def test_a_header_leaves_out_the_inputs_that_no_weight_reads(widths, int8, tmp_path):
+    network, observations = random_network("lunarlander", widths)
+    kernel, *others = network.get_weights()
+    kernel[[0, 1, 4, 5, 6]] = 0
+    if int8:
+        whole, scale = c.quantised(kernel)
+        kernel = whole * scale
+    network.set_weights([kernel, *others])
+    header, run = compiled(network, observations, tmp_path, int8)
+    text = header.read_text()
+    assert f"policy_weights_1[{3 * kernel.shape[1]}]" in text and "Only its numbers 2, 3, 7 (from 0) are read" in text
+    observations[:, [0, 1, 4, 5, 6]] = np.nan
+    outputs, _ = run(observations)
+    same_outputs(run, network, np.nan_to_num(observations))
+    assert np.isfinite(outputs).all()
+
+
 def test_outputs_without_any_weight_have_a_scale():
     whole, scale = c.quantised(np.array([[0.0, 1e-38, 2.0], [0.0, 0.0, -4.0]], np.float32))
     assert (whole[:, :2] == 0).all() and np.isfinite(scale).all()

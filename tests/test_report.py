@@ -21,7 +21,7 @@ from pops.support import commands
 from pops.support.errors import ConfigurationError
 from pops.support.networks import save_network
 from pops.support.report import write_report
-from pops.support.results import result_rows
+from pops.support.results import choice_lines, result_rows
 from pops.support.run import Run
 
 from conftest import ROOT, TEACHER, TINY, command, refused
@@ -218,3 +218,12 @@ def test_a_policy_with_tanh_has_no_c_header(tmp_path):
     assert result.returncode == 0, result.stderr
     (row,) = json.loads((tmp_path / "deploy" / "report.json").read_text())
     assert "c" not in row["bytes"] and "litert" in row["microseconds"]
+
+
+def test_unused_inputs_are_named():
+    summary = {"smallest_above_objective": None, "smallest_matching_teacher": None}
+    steps = [{"step": 1, "inputs": [0, 1]}, {"step": 2, "inputs": [0.5, 0, 0, 0.5]}, {"step": 3, "floor": "objective"}]
+    summary |= {"steps": steps, "input_names": ["x", "y", "angle", "speed"]}
+    assert list(choice_lines(summary))[2:] == ["not used by pruned 2: y, angle (2 of 4 inputs)"]
+    summary |= {"input_names": None}
+    assert list(choice_lines(summary))[2:] == ["not used by pruned 2: input 1, input 2 (2 of 4 inputs)"]
