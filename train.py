@@ -16,9 +16,9 @@ from pops.configs import learning_rate
 from pops.support.errors import RunFailed
 from pops.support.exploring import Exploration, Rollouts
 from pops.support.forward import agent_policy, student_policy
-from pops.support.playing import evaluate_network, evaluation_player, select_actions
+from pops.support.playing import evaluate_network, evaluation_player, select_actions, varied
 from pops.support.replay import ReplayMemory
-from pops.support.rewards import Reference, lower_confidence, matches
+from pops.support.rewards import Reference, lower_confidence, matches, standard_error, worst_tenth
 from pops.support.run import Resumable, Run, remembered
 from pops.support.seeds import Seeds
 from pops.support.states import StateMemory, StudentGames
@@ -203,6 +203,11 @@ class StudentTraining:
         self.settings = task.config[phase]
         self.policy = student_policy(student)
         self.player = evaluation_player(task.config, self.settings["episodes"], student.members)
+        self.disturbed = {
+            way: evaluation_player(varied(task.config, way), self.settings["episodes"], student.members)
+            for way in task.config["evaluation"]["robust"]
+            if task.config["replay"]["student_states"]
+        }
         self.replay = task.replay or task.new_replay()
         self.round, self.part, self.within, self.means = 1, 0, None, []
         if saved := task.run.interrupted(phase, *purpose):
@@ -274,10 +279,13 @@ class StudentTraining:
 
         The settings may ask that states visited on the way join the replay, with the teacher's outputs (DAgger, Ross et
         al., 2011): a small student gets into states that the teacher never sees, and has to learn the way back from there.
+        So do those visited in the other ways to play in which it has to be robust.
         """
         purpose = self.phase, *self.purpose, self.round, *part
         policy = self.policy(self.state.played, self.state.masks)
         rewards = evaluate_student(self.player, policy, self.task, self.replay, *purpose)
+        for way, player in self.disturbed.items():
+            evaluate_student(player, policy, self.task, self.replay, *purpose, way)
         self.means.append(rewards[0].mean())
         return rewards
 
@@ -298,7 +306,8 @@ class StudentTraining:
 
     def close(self):
         """Frees the environments."""
-        self.player.close()
+        for player in (self.player, *self.disturbed.values()):
+            player.close()
 
 
 class Distilled(NamedTuple):
@@ -321,14 +330,15 @@ class BestMember(Resumable):
     """The network with the best score so far, of all members and evaluations of a distillation.
 
     The objective is met when a member's score was above it `patience` times in a row; if the settings ask for it, the
-    evaluation's best network must then be above it on further episodes too, and networks that are come before all others.
+    evaluation's best network must then be above it on further episodes too, and be robust in the other ways to play that
+    the settings name; networks that are come before all others, and of equal ones that with the better worst episodes.
     That ends distillation, or, if the settings say so, a network that matches the teacher as well. So do `give_up`
     evaluations in a row in which the best member's mean is below the lower bound, and would be so after the last epoch if
     it went on as since the evaluation before.
     """
 
     def __init__(self, members):
-        self.distilled, self.rank, self.in_a_row = None, (False, False, -np.inf), np.zeros(members, int)
+        self.distilled, self.rank, self.in_a_row = None, (False, False, -np.inf, -np.inf), np.zeros(members, int)
         self.mean, self.hopeless = np.inf, 0  # of the best member; evaluations in a row
 
     def after_evaluation(self, training, rewards, member, scores):
@@ -348,11 +358,13 @@ class BestMember(Resumable):
             episodes = settings["confirm_episodes"]
             chosen_by = evaluate_network(network, task.config, task.seeds, episodes, "confirm", "students")
             score = lower_confidence(task.reference.adjusted(chosen_by), settings["confirm_confidence"])
-            met = confirmed = bool(score > objective)
+            met = bool(score > objective)
+            met = confirmed = met and all(kept["holds"] for kept in robustness(network, task, "students").values())
         reference = task.reference
         matched = met and settings["until"] == "teacher" and matches(chosen_by, reference.confirm, reference.margin)
-        if (matched, confirmed, score) > tuple(self.rank):
-            self.rank = matched, confirmed, score
+        rank = matched, confirmed, score, worst_tenth(chosen_by)
+        if rank > tuple(self.rank):
+            self.rank = rank
             self.distilled = Distilled(network.get_weights(), met, training.round, chosen_by)
         best = Distilled(*self.distilled)  # a checkpoint gives it back as a plain tuple
         self.distilled = best._replace(met=best.met or met)
@@ -419,6 +431,29 @@ def evaluate_student(player, policy, task, replay, *purpose):
         drawn = task.seeds.generator("student_states", *purpose).choice(len(states), count, replace=False)
         replay.add_visited(states[drawn])
     return rewards
+
+
+def robustness(network, task, which):
+    """In each other way to play in which students have to be robust, whether a network is: its mean difference from what
+    `evaluation.robust` asks for is at most one standard error below zero.
+
+    Args:
+        which: of the confirming episodes, "students" or "choose".
+
+    Returns:
+        {way: {"reward_mean", "needed": mean of what is asked for, "stderr": of the difference, "holds"}}.
+    """
+    found = {}
+    for way, needed in task.reference.robust.items():
+        config = varied(task.config, way)
+        rewards = evaluate_network(network, config, task.seeds, len(needed[which]), "confirm", which)
+        found[way] = {
+            "reward_mean": float(rewards.mean()),
+            "needed": float(needed[which].mean()),
+            "stderr": float(standard_error(rewards - needed[which])),
+            "holds": matches(rewards, needed[which], margin=0.0),
+        }
+    return found
 
 
 def check_loss(loss, phase, step, state):

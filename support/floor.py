@@ -25,19 +25,21 @@ def search_floor(teacher, task, records):
     above, _ = records.smallest()
     smallest = min(sum(teacher.layer_sizes((1,) * depth)) for depth in teacher.depths())
     student = kind(teacher.settings, above["widths"] if above else teacher.widths)
-    bisect(student, task, records, "objective", smallest - 1, tried)
+    bisect(teacher, student, task, records, "objective", smallest - 1, tried)
     above, matching = records.smallest()
     if matching and task.config["distill"]["until"] == "teacher":
-        bisect(kind(teacher.settings, matching["widths"]), task, records, "teacher", above["weights"], tried)
+        student = kind(teacher.settings, matching["widths"])
+        bisect(teacher, student, task, records, "teacher", above["weights"], tried)
 
 
-def bisect(student, task, records, goal, low, tried):
+def bisect(teacher, student, task, records, goal, low, tried):
     """Bisects the number of weights, in the logarithm, between what does not do and the smallest student that does.
 
     For a number of weights it tries one shape for each number of hidden layers, the flattest first, until one does. Where
     none does, it goes on above, else below. `pops.floor` is how many shapes it tries at most.
 
     Args:
+        teacher: DQNAgent; no network has more layers.
         student: the smallest one so far that does.
         task: Task.
         records: Records.
@@ -48,7 +50,7 @@ def bisect(student, task, records, goal, low, tried):
     left, high, attempts = task.config["pops"]["floor"], sum(student.layer_sizes()), []
     while high - low > 1 and left:
         middle = min(high - 1, max(low + 1, round(math.sqrt(max(low, 1) * high))))
-        shapes = (shape for shape in shapes_between(low, middle, student) if shape not in tried)
+        shapes = (shape for shape in shapes_between(low, middle, teacher) if shape not in tried)
         for widths in islice(shapes, left):
             tried.add(widths)
             left -= 1
@@ -67,11 +69,11 @@ def bisect(student, task, records, goal, low, tried):
         records.failed(step, attempts)
 
 
-def shapes_between(low, high, student):
+def shapes_between(low, high, agent):
     """For each number of hidden layers, the flattest first, widths with more than `low` and at most `high` weights."""
-    for depth in student.depths():
-        shape = widest(depth, high, student.layer_sizes)
-        if shape is not None and sum(student.layer_sizes(shape)) > low:
+    for depth in agent.depths():
+        shape = widest(depth, high, agent.layer_sizes)
+        if shape is not None and sum(agent.layer_sizes(shape)) > low:
             yield shape
 
 

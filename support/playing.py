@@ -77,6 +77,8 @@ class Player:
         settings: the configuration's group `environment`.
         copies: copies of the environment for each member.
         acting, epsilon: see `select_actions`.
+        noise: standard deviation of the relative error with which the policy sees each number of an observation.
+        no_ops: the first episodes begin with 0 to so many steps of the first action.
         members: policies that play side by side.
         autoreset: whether the copies start over after their end; see `make_environments`.
 
@@ -85,8 +87,9 @@ class Player:
         played: after `evaluate`, numbers that tell episodes apart whose discrete actions differ, uint64 [members * copies].
     """
 
-    def __init__(self, settings, copies, acting, epsilon=None, members=1, autoreset=False):
+    def __init__(self, settings, copies, acting, epsilon=None, members=1, autoreset=False, noise=0.0, no_ops=0):
         self.shape, self.name, self.autoreset = (members, copies), settings["id"], autoreset
+        self.noise, self.no_ops = noise, no_ops
         self.environments = make_environments(settings, members * copies, autoreset)
         actions = self.environments.single_action_space
         continuous = isinstance(actions, gymnasium.spaces.Box)
@@ -106,19 +109,29 @@ class Player:
         if not go_on:
             self._start(seed)
         generator, going = np.random.default_rng(seed), True
+        waits = generator.integers(self.no_ops + 1, size=len(self.observations)) if self.no_ops else 0
         while going:
-            before = self.observations
-            outputs = self._outputs(policy)
+            before = self._seen(generator)
+            outputs = self._outputs(policy, before)
             actions = self._select(outputs, generator=generator)
+            if self.no_ops:
+                actions[self.steps < waits] = 0
             self.observations, *results, _ = self.environments.step(actions)
             self.steps += 1
             self._check_finite(results[0])
             step = Step(before, outputs, actions, *results, self.over)
             self.over, going = step.ended, on_step(step)
 
-    def _outputs(self, policy):
+    def _seen(self, generator):
+        """The observations as the policy sees them."""
+        if not self.noise:
+            return self.observations
+        errors = generator.normal(1, self.noise, self.observations.shape)
+        return (self.observations * errors).astype(self.observations.dtype)
+
+    def _outputs(self, policy, seen):
         """The policy's outputs, float32 [members * copies, actions]; zeros for copies in which no member plays any more."""
-        observations = self.observations.reshape(*self.shape, *self.observations.shape[1:])
+        observations = seen.reshape(*self.shape, *seen.shape[1:])
         going = ~self.over.reshape(self.shape).all(axis=0)
         if self.autoreset or going.all():
             outputs = np.asarray(policy(observations))
@@ -126,7 +139,7 @@ class Player:
             found = np.asarray(policy(observations[:, going]))
             outputs = np.zeros([*self.shape, found.shape[-1]], found.dtype)
             outputs[:, going] = found
-        return outputs.reshape(len(self.observations), -1)
+        return outputs.reshape(len(seen), -1)
 
     def _check_finite(self, rewards):
         """Raises RunFailed where a reward or an observation is no number."""
@@ -194,7 +207,10 @@ EVALUATION_COPIES = 1000
 # What other ways to play change in the configuration.
 VARIATIONS = {
     "greedy": {"evaluation": {"acting": "greedy", "epsilon": 0.0}},
-    "sticky": {"environment": {"sticky": 0.25}},
+    "epsilon": {"evaluation": {"epsilon": 0.05}},
+    "sticky": {"environment": {"sticky": 0.25}},  # Machado et al. (2018)
+    "no_ops": {"evaluation": {"no_ops": 30}},  # Mnih et al. (2015)
+    "noise": {"evaluation": {"noise": 0.05}},
 }
 
 
@@ -207,7 +223,8 @@ def evaluation_player(config, episodes, members=1, autoreset=False):
     """A Player that acts as the configuration says for evaluations."""
     settings = config["evaluation"]
     acting, epsilon = settings["acting"], settings["epsilon"] or None
-    return Player(config["environment"], episodes, acting, epsilon, members, autoreset)
+    disturbed = {key: settings[key] for key in ("noise", "no_ops")}
+    return Player(config["environment"], episodes, acting, epsilon, members, autoreset, **disturbed)
 
 
 def evaluate_network(network, config, seeds, episodes, use, *purpose, watch=None):

@@ -4,7 +4,7 @@ from pops.support.console import log
 from pops.support.playing import evaluate_network, report_rewards, varied
 from pops.support.rewards import Reference, matches, reward_line, shape_text, standard_error
 from pops.support.spaces import INPUT_NAMES
-from pops.train import Task
+from pops.train import Task, robustness
 from pops.utils import count_weights
 
 # A pruned network is an intermediate result: no more episodes than this are played to report it.
@@ -18,13 +18,21 @@ def choosing_rewards(network, config, seeds, run, *purpose):
     return run.once_watched(("choose", *purpose), evaluate_network, network, config, seeds, episodes, "confirm", "choose")
 
 
-def reference_of(policy, mean, margin, config, seeds, run):
-    """The Reference of a run. `mean`, `margin`: see there."""
-    settings, confirm = config["distill"], None
+def reference_of(policy, mean, aims, config, seeds, run):
+    """The Reference of a run. `mean`: see there; `aims`: what `session.goal` gave."""
+    settings, random, confirm, robust = config["distill"], aims["random"]["reward_mean"], None, {}
+    episodes = {"students": settings["confirm_episodes"], "choose": config["evaluation"]["choose_episodes"]}
     if settings["confirm_episodes"] and (mean is not None or settings["until"] == "teacher"):
         arguments = policy, config, seeds, settings["confirm_episodes"], "confirm", "students"
         confirm = run.once_watched(("confirm", "teacher"), evaluate_network, *arguments)
-    return Reference(mean, confirm, choosing_rewards(policy, config, seeds, run, "teacher"), margin)
+    for way, share in config["evaluation"]["robust"].items():
+        robust[way] = {}
+        for which, count in episodes.items():
+            arguments = policy, varied(config, way), seeds, count, "confirm", which
+            rewards = run.once_watched(("confirm", "teacher", way, which), evaluate_network, *arguments)
+            robust[way][which] = random + share * (rewards - random)
+    choose = choosing_rewards(policy, config, seeds, run, "teacher")
+    return Reference(mean, confirm, choose, aims["margins"]["one_percent"], robust)
 
 
 def reported(network, config, seeds, run, *purpose, way="", most=None):
@@ -113,6 +121,9 @@ class Records:
         difference = rewards - task.reference.choose
         entry["difference"] = {"mean": float(difference.mean()), "stderr": float(standard_error(difference))}
         entry["matches_teacher"] = matches(rewards, task.reference.choose, task.reference.margin)
+        for way, kept in task.run.once(("robust", step), robustness, network, task, "choose").items():
+            entry.setdefault("robust", {})[way] = kept
+            entry["matches_teacher"] &= kept["holds"]
         entry["shrunk"] = {"widths": widths, **self.report(network, "shrunk", step)}
         entry["seconds"] = self._seconds(step)
         shape = shape_text(widths)
@@ -147,7 +158,8 @@ class Records:
     def other_ways(self, network, *purpose):
         """Rewards of a plain network in the other ways to play that the settings name: {name: rewards}."""
         config = self.task.config
-        ways = {name: varied(config, name) for name in config["evaluation"]["also"]}
+        names = dict.fromkeys([*config["evaluation"]["also"], *config["evaluation"]["robust"]])
+        ways = {name: varied(config, name) for name in names}
         return {
             name: reported(network, way, self.task.seeds, self.task.run, *purpose, way=name) for name, way in ways.items()
         }

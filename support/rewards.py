@@ -11,8 +11,13 @@ def standard_error(rewards):
     return rewards.std(axis=-1, ddof=1) / np.sqrt(rewards.shape[-1])
 
 
+def worst_tenth(rewards):
+    """Mean of the lowest tenth of rewards, at least of one."""
+    return float(np.sort(rewards, axis=None)[: math.ceil(rewards.size / 10)].mean())
+
+
 def reward_statistics(rewards, played=None):
-    """Episodes, mean, standard error, lowest: how every reward is reported.
+    """Episodes, mean, standard error, lowest, mean of the worst tenth: how every reward is reported.
 
     Args:
         played: a Player's; adds the number of different episodes where some are the same.
@@ -23,6 +28,7 @@ def reward_statistics(rewards, played=None):
         "reward_mean": float(rewards.mean()),
         "reward_stderr": float(standard_error(rewards.reshape(-1))),
         "reward_min": float(rewards.min()),
+        "reward_worst_tenth": worst_tenth(rewards),
         **({"distinct": distinct} if distinct < rewards.size else {}),
     }
 
@@ -74,12 +80,14 @@ class Reference(NamedTuple):
         confirm: on the episodes that confirm a student, float64 [episodes]; None if it was not played on these.
         choose: on those that tell whether a student matches it, float64 [episodes].
         margin: how far below it a student may be that matches it: 1 % of the way up to it from random play.
+        robust: what a student has to reach in other ways to play, {name: {"students" or "choose": float64 [episodes]}}.
     """
 
     mean: float | None
     confirm: np.ndarray | None
     choose: np.ndarray
     margin: float
+    robust: dict
 
     def adjusted(self, rewards):
         """Rewards in confirming episodes, as they are compared with the objective.

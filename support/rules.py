@@ -110,9 +110,19 @@ BOUNDS = Rule(
     lambda v: v == [] or _is_bounds(v),
 )
 
+# Other ways to play; playing.py says what each changes. The first list is for all environments.
+WAYS = ("greedy", "epsilon"), ("sticky", "no_ops"), ("noise",)
+EVERYWHERE, ATARI_ONLY, NUMBERS_ONLY = WAYS
 VARIATIONS = Rule(
-    'a list of "greedy", "sticky", both or neither',
-    lambda v: v in ([], ["greedy"], ["sticky"], ["greedy", "sticky"]),
+    "a list of different ones of " + ", ".join(sum(WAYS, ())),
+    lambda v: (
+        isinstance(v, list) and all(isinstance(name, str) and name in sum(WAYS, ()) for name in v) and len(set(v)) == len(v)
+    ),
+)
+
+SHARES = Rule(
+    "a dictionary of " + ", ".join(sum(WAYS, ())) + ", each with a number above 0, up to 1",
+    lambda v: isinstance(v, dict) and VARIATIONS.fits(list(v)) and all(is_number(s) and 0 < s <= 1 for s in v.values()),
 )
 
 
@@ -194,7 +204,15 @@ def _of_the_policy(config, atari):
     if not atari:
         for key in ("actions", "sticky"):
             yield not environment[key], "environment", key, "is for Atari games only"
-        yield "sticky" not in evaluation["also"], "evaluation", "also", "has sticky, which is for Atari games only"
+    only, where, changed = (
+        (NUMBERS_ONLY, "numbers as observations", "noise") if atari else (ATARI_ONLY, "Atari games", "no_ops")
+    )
+    yield not evaluation[changed], "evaluation", changed, f"is for {where} only"
+    for key in ("also", "robust"):
+        for name in only:
+            yield name not in evaluation[key], "evaluation", key, f"has {name}, which is for {where} only"
+    confirmed = not evaluation["robust"] or config["distill"]["confirm_episodes"] > 0
+    yield confirmed, "evaluation", "robust", "needs distill.confirm_episodes, on which it is tested"
 
 
 def _of_the_students(config):

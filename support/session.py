@@ -48,8 +48,7 @@ def run_pops(teacher, environment, out, profile, seed, settings, objective, resu
                 aims = run.once_watched(("goal",), goal, given, policy.played, config, seeds)
                 config |= {"evaluation": config["evaluation"] | {key: aims[key] for key in ("objective", "lower_bound")}}
                 mean = given["reward_mean"] if open_objective else None
-                margin = aims["margins"]["one_percent"]
-                reference = reference_of(policy.played, mean, margin, config, seeds, run)
+                reference = reference_of(policy.played, mean, aims, config, seeds, run)
                 if isinstance(policy, TeacherFunction):
                     policy = imitator(policy, reference, environment, config, seeds, run)
                     aims = aims | {"imitated": given}  # a copy: the run remembers the other

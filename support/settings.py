@@ -13,6 +13,7 @@ from pops.support.rules import (
     RATE_TABLE,
     REWARD,
     REWARD_OR_NONE,
+    SHARES,
     SPARSITY,
     SQUASH,
     TEXT,
@@ -64,7 +65,17 @@ SETTINGS = {
         ),
         "acting": (one_of("greedy", "sample"), "greedy: the largest output; sample: from the softmax of the outputs"),
         "epsilon": (number(0, 1), "share of random actions in evaluations"),
-        "also": (VARIATIONS, "other ways to play that are reported too: greedy; sticky (Atari games only)"),
+        "noise": (number(0, 1), "relative error of each number observed, a standard deviation (not for Atari games)"),
+        "no_ops": (integer(0, 1000), "an episode begins with up to so many steps of the first action (Atari games only)"),
+        "also": (
+            VARIATIONS,
+            "other ways to play that are reported too: greedy; epsilon, with ε = 0.05; noise, of 0.05; for Atari games "
+            "sticky, where the last action is repeated with probability 0.25, and no_ops, up to 30",
+        ),
+        "robust": (
+            SHARES,
+            "ways to play, as in `also`, in which a student has to keep a share of the way from random play to the teacher",
+        ),
         "choose_episodes": (integer(2), "episodes that decide whether a student matches the teacher"),
         "report_episodes": (integer(2), "fresh episodes behind every reported reward; a pruned network's: at most 100"),
     },

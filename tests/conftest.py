@@ -31,7 +31,7 @@ TINY = (
 ).split()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def config():
     return configuration("cartpole", assignments=TINY)
 

@@ -204,13 +204,15 @@ def test_a_function_gives_the_same_student_to_the_bit(tmp_path):
 
 
 def test_a_derived_objective_stands_in_the_summary_and_a_run_goes_on_with_it(tmp_path):
-    settings = [*IMITATED[:-1], "evaluation.lower_bound=null", "checkpoint.seconds=0", "pops.steps=1"]
+    robust = ['evaluation.robust={"epsilon": 0.01}', "distill.confirm_episodes=2"]
+    settings = [*IMITATED[:-1], "evaluation.lower_bound=null", "checkpoint.seconds=0", "pops.steps=1", *robust]
     summary = compress(upright, "CartPole-v1", tmp_path / "run", settings=settings)
     margins = summary["margins"]  # of the function, which the network only imitates
     assert summary["imitated"]["reward_mean"] - summary["objective"] == pytest.approx(max(margins.values()))
     assert summary["lower_bound"] < summary["objective"]
     again = compress(upright, "CartPole-v1", tmp_path / "run", settings=settings, resume=True)
     assert again == summary
+    assert summary["steps"][0]["robust"]["epsilon"]["holds"] and summary["final"]["epsilon"]["reward_mean"] > 60
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["settings"]["evaluation"]["objective"] is None
 

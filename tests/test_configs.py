@@ -117,6 +117,8 @@ def test_assignments_change_settings_and_the_last_wins():
         ("distill.confirm_episodes=1", "0, or an integer from 2"),
         ("environment.sticky=0.25", "environment.sticky: 0.25 is for Atari games only"),
         ("environment.actions=[0,1]", "environment.actions: [0, 1] is for Atari games only"),
+        ('evaluation.robust={"no_ops": 0.9}', "evaluation.robust: {'no_ops': 0.9} has no_ops, which is for Atari games only"),
+        ("evaluation.no_ops=3", "evaluation.no_ops: 3 is for Atari games only"),
         ('evaluation.also=["sticky"]', "evaluation.also: ['sticky'] has sticky, which is for Atari games only"),
         ("teacher.n_steps=3", "teacher.n_steps: 3 is more than 1, which is for Atari games only"),
         ("teacher.terminal=life", "teacher.terminal: life is for Atari games only"),
@@ -156,10 +158,19 @@ def test_bad_assignments_to_an_actor_critic_are_refused_by_name(assignment, word
         ("teacher.learning_starts=150", "teacher.learning_starts: 150 is below 160, what a return needs"),
         ("environment.actions=[1,1]", "a list of different integers"),
         ("evaluation.also=[1]", "greedy"),
+        ('evaluation.also=["greedy", "greedy"]', "different ones of greedy"),
+        ('evaluation.robust={"noise": 1.5}', "a number above 0, up to 1"),
+        ('evaluation.robust={"wind": 1}', "greedy, epsilon, sticky, no_ops, noise"),
     ],
 )
 def test_bad_assignments_to_an_atari_game_are_refused_by_name(assignment, words):
     refused_by_name("pong", assignment, words)
+
+
+def test_robustness_needs_episodes_to_be_confirmed_on():
+    with pytest.raises(ConfigurationError, match=r"evaluation\.robust: .* needs distill\.confirm_episodes"):
+        configuration("cartpole", "paper", ['evaluation.robust={"noise": 0.9}'])
+    assert configuration("cartpole", "fast", ['evaluation.robust={"noise": 0.9}'])
 
 
 def test_paper_profile_of_pong():

@@ -20,7 +20,7 @@ class Found(Records):
     def __init__(self, task, widths, matching):
         self.task, self.matching = task, matching
         self.summary = {"teacher": {"weights": 99_584, "widths": (256, 256, 128)}, "steps": []}
-        if widths:
+        if widths is not None:
             self.summary["steps"].append({"step": 1})
             self.shrunk(1, None, widths, [])
 
@@ -75,6 +75,11 @@ def test_the_floor_is_the_smallest_network_that_does(search, enough):
     most, student = max(refused, default=0), StudentCartPole(SETTINGS, (4, 5, 3))
     assert most < enough <= found[-1] == records.smallest()[0]["weights"]
     assert not [shape for shape in shapes_between(most, found[-1] - 1, student) if sum(count(shape)) >= enough]
+
+
+def test_networks_of_other_depths_are_tried_where_layers_were_removed(search):
+    records = search((), enough=6, matching=0)
+    assert records.weights(met=True) == [6]  # 4-1-2, below 4-2
 
 
 @pytest.mark.parametrize("widths", [(4, 5, 3), None], ids=["from a student", "where PoPS found none"])

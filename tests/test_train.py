@@ -123,8 +123,8 @@ def test_rewards_match_others_if_their_mean_difference_is_at_most_a_standard_err
 
 def test_an_objective_that_follows_from_the_teacher_is_met_by_differences_in_the_same_episodes():
     teacher, student = np.array([300.0, 20.0]), np.array([299.0, 21.0])
-    assert Reference(200.0, teacher, None, 0.0).adjusted(student).tolist() == [199.0, 201.0]
-    assert Reference(None, teacher, None, 0.0).adjusted(student) is student  # the settings say it
+    assert Reference(200.0, teacher, None, 0.0, {}).adjusted(student).tolist() == [199.0, 201.0]
+    assert Reference(None, teacher, None, 0.0, {}).adjusted(student) is student  # the settings say it
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def make_teacher_task(config, new_run):
     agent = CartPoleDQN(config["model"], WIDTHS)
     agent.network.set_weights(agent.initial_weights(np.random.default_rng(3), 0.1))
     rewards = np.array([9.0, 10.0])
-    reference = Reference(None, rewards, rewards, 0.0)
+    reference = Reference(None, rewards, rewards, 0.0, {})
     task = Task(config, Seeds(0), agent.network, reference, sum(agent.layer_sizes()), None, new_run(config))
     return task, agent
 
@@ -450,13 +450,43 @@ def test_distillation_ends_as_the_scores_say(
         | {"until": until, "patience": patience, "epochs": 3, "updates": 2, "confirm_episodes": 2 if confirmed else 0},
     }
     task, _ = teacher_task(config)
-    task = task._replace(replay=filled(task), reference=Reference(None, np.full(2, 160.0), None, 0.0))
+    task = task._replace(replay=filled(task), reference=Reference(None, np.full(2, 160.0), None, 0.0, {}))
     confirmed = iter(confirmed or [])
     monkeypatch.setattr(train, "evaluation_player", lambda *_: Scores(epochs))
     monkeypatch.setattr(train, "evaluate_network", lambda *_: np.full(2, float(next(confirmed))))
     distilled = fit_supervised(StudentCartPole(config["model"], (1, 1, 1), members=2), task, step=1)
     assert (distilled.met, distilled.epochs) == (met, len(epochs))
     assert distilled.rewards.mean() == kept
+
+
+@pytest.mark.parametrize(("disturbed", "met"), [((118, 118), True), ((100, 110), True), ((100, 108), False)])
+def test_a_student_that_is_not_robust_does_not_meet_the_objective(monkeypatch, config, teacher_task, disturbed, met):
+    config = config | {
+        "evaluation": config["evaluation"] | {"objective": 100, "robust": {"noise": 0.5}},
+        "distill": config["distill"] | {"patience": 1, "epochs": 1, "updates": 2, "confirm_episodes": 2},
+    }
+    task, _ = teacher_task(config)
+    reference = task.reference._replace(robust={"noise": {"students": np.full(2, 110.0), "choose": None}})
+    task = task._replace(replay=filled(task), reference=reference)
+
+    def evaluate(network, settings, seeds, episodes, *purpose):
+        return np.array(disturbed, float) if settings["evaluation"]["noise"] else np.full(2, 200.0)
+
+    monkeypatch.setattr(train, "evaluation_player", lambda *_: Scores([(150, 0)]))
+    monkeypatch.setattr(train, "evaluate_network", evaluate)
+    distilled = fit_supervised(StudentCartPole(config["model"], (1, 1, 1), members=2), task, step=1)
+    assert distilled.met is met
+
+
+def test_of_equal_members_that_with_the_better_worst_episodes_is_kept(monkeypatch, config, teacher_task):
+    config = config | {"distill": config["distill"] | {"epochs": 2, "updates": 2, "confirm_episodes": 0, "confidence": 0}}
+    config["evaluation"]["objective"] = 1000
+    task, _ = teacher_task(config)
+    task = task._replace(replay=filled(task))
+    epochs = Scores([[np.array([50.0, 150.0]), 0], [np.array([90.0, 110.0]), 0]])
+    monkeypatch.setattr(train, "evaluation_player", lambda *_: epochs)
+    distilled = fit_supervised(StudentCartPole(config["model"], (1, 1, 1), members=2), task, step=1)
+    assert distilled.rewards.tolist() == [90.0, 110.0]
 
 
 @pytest.mark.parametrize(

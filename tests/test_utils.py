@@ -68,6 +68,30 @@ def test_every_episode_counts_once_and_whole(acting):
         assert abs(total - reward) <= 1
 
 
+def test_a_policy_sees_noise_and_waits_for_its_first_actions():
+    seen, taken = [], []
+
+    def policy(observations):
+        seen.append(observations[0].copy())
+        return np.stack([np.zeros(50), np.ones(50)], axis=-1)[None]
+
+    def on_step(step):
+        taken.append(step.actions.copy())
+        return len(taken) < 8
+
+    calm, shaken = (Player(CARTPOLE, 50, "greedy", noise=noise) for noise in (0.0, 0.2))
+    for player in (calm, shaken):
+        player.play(policy, 3, on_step)
+        taken.clear()
+    errors = seen[8] / seen[0] - 1  # of the same first states
+    assert 0.15 < errors.std() < 0.25 and abs(errors.mean()) < 0.05
+    late = Player(CARTPOLE, 50, "greedy", no_ops=5)
+    late.play(policy, 3, on_step)
+    waits = (np.array(taken) == 0).sum(axis=0)
+    assert set(waits) == {0, 1, 2, 3, 4, 5}
+    np.testing.assert_array_equal(np.array(taken), np.arange(8)[:, None] >= waits)
+
+
 @pytest.mark.parametrize(
     ("group", "key", "value", "words"),
     [
@@ -89,7 +113,13 @@ def test_settings_that_do_not_fit_the_environment_are_refused(config, group, key
 def test_statistics_are_mean_standard_error_and_lowest():
     statistics = reward_statistics(np.array([1.0, 2.0, 3.0, 6.0]))
     error = np.std([1, 2, 3, 6], ddof=1) / 2
-    assert statistics == {"episodes": 4, "reward_mean": 3, "reward_stderr": pytest.approx(error), "reward_min": 1}
+    assert statistics == {
+        "episodes": 4,
+        "reward_mean": 3,
+        "reward_stderr": pytest.approx(error),
+        "reward_min": 1,
+        "reward_worst_tenth": 1,
+    }
 
 
 def test_replay_keeps_the_newest_entries_and_samples_only_what_it_holds():
