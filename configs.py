@@ -72,6 +72,7 @@ CARTPOLE = {
     "evaluation": {
         "objective": 190,
         "lower_bound": 80,
+        "margin": 0.01,
         "acting": "greedy",
         "epsilon": 0.0,
         "noise": 0.0,
@@ -251,7 +252,7 @@ LUNARLANDER = {
 }
 
 LUNARLANDER_FAST = {
-    "evaluation": {"lower_bound": 190, "choose_episodes": 1000, "report_episodes": 300},
+    "evaluation": {"lower_bound": 190, "margin": 0.02, "choose_episodes": 1000, "report_episodes": 300},
     "replay": CARTPOLE_FAST["replay"] | {"capacity": 400_000, "student_states": 25_000},
     "prune": CARTPOLE_FAST["prune"],
     "distill": CARTPOLE_FAST["distill"]
@@ -260,6 +261,7 @@ LUNARLANDER_FAST = {
         "epochs": 4,
         "updates": 3_000,
         "episodes": 16,
+        "confirm_episodes": 500,
         "until": "teacher",
         "give_up": 2,
         "learning_rate": [[0, linear(3e-3, 3e-4, 4)]],

@@ -32,7 +32,7 @@ def reference_of(policy, mean, aims, config, seeds, run):
             rewards = run.once_watched(("confirm", "teacher", way, which), evaluate_network, *arguments)
             robust[way][which] = random + share * (rewards - random)
     choose = choosing_rewards(policy, config, seeds, run, "teacher")
-    return Reference(mean, confirm, choose, aims["margins"]["one_percent"], robust)
+    return Reference(mean, confirm, choose, aims["margins"]["of_the_way"], robust)
 
 
 def reported(network, config, seeds, run, *purpose, way="", most=None):

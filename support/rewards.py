@@ -79,7 +79,7 @@ class Reference(NamedTuple):
         mean: its reported reward if the objective follows from it; None if the settings say the objective.
         confirm: on the episodes that confirm a student, float64 [episodes]; None if it was not played on these.
         choose: on those that tell whether a student matches it, float64 [episodes].
-        margin: how far below it a student may be that matches it: 1 % of the way up to it from random play.
+        margin: how far below it a student may be that matches it, in rewards.
         robust: what a student has to reach in other ways to play, {name: {"students" or "choose": float64 [episodes]}}.
     """
 

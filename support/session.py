@@ -158,8 +158,8 @@ def warn_of(reward, expected):
 def goal(teacher, policy, config, seeds, watch=None):
     """Objective and lower bound, as the settings say or, where these leave them open, from the teacher and random play.
 
-    The objective leaves the larger of one standard error of the teacher's reported reward and 1 % of the way up to it from
-    random play. The lower bound lies three quarters of the way up from random play to the objective.
+    The objective leaves the larger of one standard error of the teacher's reported reward and a share of the way up to it
+    from random play, `evaluation.margin`. The lower bound lies three quarters of the way up from random play to the objective.
 
     Args:
         teacher: statistics of the teacher's reported reward.
@@ -167,7 +167,7 @@ def goal(teacher, policy, config, seeds, watch=None):
 
     Returns:
         {"objective", "lower_bound"}; "random", statistics of the reward of random actions; and "margins", what one standard
-        error and 1 % of the way are.
+        error and that share of the way are.
 
     Raises:
         RunFailed: the teacher is not above the objective, or that not above random play.
@@ -182,7 +182,7 @@ def goal(teacher, policy, config, seeds, watch=None):
     randomly = config | {"evaluation": config["evaluation"] | {"epsilon": 1.0}}
     rewards, _ = play_episodes(policy, randomly, seeds, teacher["episodes"], "select", "random", watch=watch)
     random = float(rewards.mean())
-    margins = {"standard_error": teacher["reward_stderr"], "one_percent": 0.01 * (mean - random)}
+    margins = {"standard_error": teacher["reward_stderr"], "of_the_way": config["evaluation"]["margin"] * (mean - random)}
     found = {"random": reward_statistics(rewards), "margins": margins}
     if objective is None:
         objective = mean - max(margins.values())

@@ -57,12 +57,13 @@ SETTINGS = {
     "evaluation": {
         "objective": (
             REWARD_OR_NONE,
-            "mean reward above which a student is good; null: the teacher's less one standard error",
+            "mean reward above which a student is good; null: the teacher's less a standard error or `margin`",
         ),
         "lower_bound": (
             REWARD_OR_NONE,
             "mean reward below which pruning has gone too far; null: three quarters of the way from random play up",
         ),
+        "margin": (number(0, 1), "share of the way from random play to the teacher by which a student may miss that"),
         "acting": (one_of("greedy", "sample"), "greedy: the largest output; sample: from the softmax of the outputs"),
         "epsilon": (number(0, 1), "share of random actions in evaluations"),
         "noise": (number(0, 1), "relative error of each number observed, a standard deviation (not for Atari games)"),

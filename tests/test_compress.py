@@ -132,7 +132,7 @@ def test_the_objective_leaves_a_standard_error_or_one_percent_of_the_way_from_ra
     found = goal(teacher, dense(4, 2), config, Seeds(3))
     random = found["random"]["reward_mean"]
     assert 15 < random < 30
-    assert found["margins"] == {"standard_error": error, "one_percent": pytest.approx(0.01 * (500 - random))}
+    assert found["margins"] == {"standard_error": error, "of_the_way": pytest.approx(0.01 * (500 - random))}
     assert found["objective"] == pytest.approx(500 - (5 if error == 5 else 0.01 * (500 - random)))
     assert found["lower_bound"] == pytest.approx(random + 0.75 * (found["objective"] - random))
 
@@ -145,7 +145,7 @@ def test_the_lower_bound_is_three_quarters_of_the_way_from_random_play():
     teacher = {"episodes": 1000, "reward_mean": 150.0, "reward_stderr": 1.0}
     found = goal(teacher, dense(4, 2), randomly, Seeds(0))
     assert found["objective"] == 100
-    assert found["margins"]["one_percent"] == pytest.approx(0.01 * (150 - random), abs=0.01)
+    assert found["margins"]["of_the_way"] == pytest.approx(0.01 * (150 - random), abs=0.01)
     assert found["lower_bound"] == pytest.approx(random + 0.75 * (100 - random), abs=1)
     config["evaluation"]["objective"] = 5
     with pytest.raises(RunFailed, match="not above the reward of random actions"):

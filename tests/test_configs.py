@@ -117,7 +117,10 @@ def test_assignments_change_settings_and_the_last_wins():
         ("distill.confirm_episodes=1", "0, or an integer from 2"),
         ("environment.sticky=0.25", "environment.sticky: 0.25 is for Atari games only"),
         ("environment.actions=[0,1]", "environment.actions: [0, 1] is for Atari games only"),
-        ('evaluation.robust={"no_ops": 0.9}', "evaluation.robust: {'no_ops': 0.9} has no_ops, which is for Atari games only"),
+        (
+            'evaluation.robust={"no_ops": 0.9}',
+            "evaluation.robust: {'no_ops': 0.9} has no_ops, which is for Atari games only",
+        ),
         ("evaluation.no_ops=3", "evaluation.no_ops: 3 is for Atari games only"),
         ('evaluation.also=["sticky"]', "evaluation.also: ['sticky'] has sticky, which is for Atari games only"),
         ("teacher.n_steps=3", "teacher.n_steps: 3 is more than 1, which is for Atari games only"),
