@@ -141,10 +141,8 @@ def _of_images(stack, dense, kind, settings, normaliser):
     if shapes != tuple(((size, size), stride) for size, stride in kind.convolutions):
         found = ", ".join(f"{height}x{width} by {stride}" for (height, width), stride in shapes)
         raise ConfigurationError(f"its convolutions are {found}; PoPS takes the paper's, 8x8 by 4, 4x4 by 2, 3x3 by 1")
-    if len(dense) != 2 or set(stack.activations[:-1]) != {"relu"}:
-        raise ConfigurationError(
-            f"it has {len(dense)} dense layers after its convolutions; PoPS takes two, with ReLU between"
-        )
+    if wrong := sorted(set(stack.activations[:-1]) - {"relu"}):
+        raise ConfigurationError(f"it has {', '.join(wrong)} between its layers; PoPS takes ReLU after convolutions")
     factor, rest = kind.contrast / stack.image_scale, settings["background"] / stack.image_scale + stack.image_offset
     (kernel, bias, _), *others = [(w.astype(np.float64), b, s) for w, b, s in stack.convolutions]
     bias = bias + kernel.sum(axis=(0, 1, 2)) * rest

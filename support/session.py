@@ -159,7 +159,7 @@ def goal(teacher, policy, config, seeds, watch=None):
     """Objective and lower bound, as the settings say or, where these leave them open, from the teacher and random play.
 
     The objective leaves the larger of one standard error of the teacher's reported reward and a share of the way up to it
-    from random play, `evaluation.margin`. The lower bound lies three quarters of the way up from random play to the objective.
+    from random play, `evaluation.margin`. The lower bound lies three quarters of the way from random play to the objective.
 
     Args:
         teacher: statistics of the teacher's reported reward.

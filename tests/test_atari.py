@@ -139,9 +139,14 @@ def test_the_teachers_network_is_the_papers(generator):
     np.testing.assert_allclose(outputs, x @ weights[8] + weights[9], rtol=1e-3, atol=1e-3)
 
 
+# With one dense layer between the convolutions and the actions, none, and two.
+DEPTHS = pytest.mark.parametrize("widths", [WIDTHS, WIDTHS[:3], (*WIDTHS, 7)], ids=["one", "none", "two"])
+
+
+@DEPTHS
 @pytest.mark.parametrize("members", [1, 2])
-def test_students_do_what_their_plain_networks_do(generator, members):
-    student = StudentPong(PONG["model"], WIDTHS, members)
+def test_students_do_what_their_plain_networks_do(generator, members, widths):
+    student = StudentPong(PONG["model"], widths, members)
     weights, images = student.initial_weights(generator, 0.1), frames(generator, 6)
     masks = [tf.constant((generator.random(shape) < 0.7).astype(np.float32)) for shape in student.kernel_shapes()]
     outputs = student(weights, masks, tf.constant(images)[None])
@@ -150,7 +155,7 @@ def test_students_do_what_their_plain_networks_do(generator, members):
         np.testing.assert_allclose(network(images), outputs[member], rtol=1e-4, atol=1e-4)
         nonzero = sum(int(mask[member].numpy().sum()) for mask in masks)
         assert count_weights(network) == (sum(student.layer_sizes()), nonzero)
-    alone = StudentPong(PONG["model"], WIDTHS)
+    alone = StudentPong(PONG["model"], widths)
     copied, masks_again = alone.copy(network)
     np.testing.assert_array_equal(masks_again[3][0], masks[3][member])
     np.testing.assert_allclose(alone(copied, masks_again, images[None])[0], network(images), atol=1e-4)
@@ -175,6 +180,15 @@ def test_masks_of_convolutions_stay_masked_and_grow(generator):
         before = state.masks
     for mask, size in zip(state.masks, student.layer_sizes(), strict=True):
         assert int((mask == 0).numpy().sum()) == int(np.floor(np.float32(0.9) * size))
+
+
+def test_live_units_are_followed_through_convolutions_to_the_actions(generator):
+    agent = DQNPong(PONG["model"], WIDTHS[:3])
+    weights = [np.zeros_like(array) for array in agent.network.get_weights()]
+    weights[0][1, 2, 3, 0] = weights[2][0, 0, 0, 1] = weights[4][2, 2, 1, 4] = 1
+    weights[6][(3 * 7 + 5) * 5 + 4, 2] = 1  # row 3, column 5, channel 4
+    agent.network.set_weights(weights)
+    assert [units.nonzero()[0].tolist() for units in alive(agent.connections(agent.network))] == [[0], [1], [4]]
 
 
 def test_live_units_are_followed_through_convolutions_and_flattening(generator):
@@ -216,8 +230,9 @@ def test_without_its_dead_units_a_network_does_the_same(generator):
     np.testing.assert_allclose(smaller.network(images), agent.network(images), rtol=1e-4, atol=1e-4)
 
 
-def test_saved_networks_load_where_the_project_is_not_and_as_teachers(generator, tmp_path):
-    agent, images = DQNPong(PONG["model"], WIDTHS), frames(generator, 3)
+@DEPTHS
+def test_saved_networks_load_where_the_project_is_not_and_as_teachers(generator, tmp_path, widths):
+    agent, images = DQNPong(PONG["model"], widths), frames(generator, 3)
     agent.network.set_weights(agent.initial_weights(generator))
     path = tmp_path / "teacher.keras"
     save_network(agent.network, path)
@@ -229,7 +244,7 @@ def test_saved_networks_load_where_the_project_is_not_and_as_teachers(generator,
     assert result.returncode == 0, result.stderr
     np.testing.assert_allclose(eval(result.stdout), agent.network(images), rtol=1e-4)
     loaded = load_teacher(path, "pong", PONG["model"])
-    assert loaded.widths == WIDTHS
+    assert loaded.widths == widths
     np.testing.assert_array_equal(loaded.network(images), agent.network(images))
     for array, saved in zip(loaded.network.get_weights(), agent.network.get_weights(), strict=True):
         assert array.tobytes() == saved.tobytes()

@@ -45,6 +45,7 @@ NETWORKS = {
     "one hidden unit": ("cartpole", [1]),
     "ReLU output": ("lunarlander", [16, 16], "relu"),
     "convolutions": ("pong", [2, 3, 5, 7]),
+    "convolutions alone": ("pong", [2, 3, 5]),
 }
 
 
