@@ -76,7 +76,6 @@ CARTPOLE = {
         "acting": "greedy",
         "epsilon": 0.0,
         "noise": 0.0,
-        "no_ops": 0,
         "also": [],
         "robust": {},
         "choose_episodes": 100,

@@ -78,7 +78,6 @@ class Player:
         copies: copies of the environment for each member.
         acting, epsilon: see `select_actions`.
         noise: standard deviation of the relative error with which the policy sees each number of an observation.
-        no_ops: the first episodes begin with 0 to so many steps of the first action.
         members: policies that play side by side.
         autoreset: whether the copies start over after their end; see `make_environments`.
 
@@ -87,9 +86,9 @@ class Player:
         played: after `evaluate`, numbers that tell episodes apart whose discrete actions differ, uint64 [members * copies].
     """
 
-    def __init__(self, settings, copies, acting, epsilon=None, members=1, autoreset=False, noise=0.0, no_ops=0):
+    def __init__(self, settings, copies, acting, epsilon=None, members=1, autoreset=False, noise=0.0):
         self.shape, self.name, self.autoreset = (members, copies), settings["id"], autoreset
-        self.noise, self.no_ops = noise, no_ops
+        self.noise = noise
         self.environments = make_environments(settings, members * copies, autoreset)
         actions = self.environments.single_action_space
         continuous = isinstance(actions, gymnasium.spaces.Box)
@@ -109,13 +108,10 @@ class Player:
         if not go_on:
             self._start(seed)
         generator, going = np.random.default_rng(seed), True
-        waits = generator.integers(self.no_ops + 1, size=len(self.observations)) if self.no_ops else 0
         while going:
             before = self._seen(generator)
             outputs = self._outputs(policy, before)
             actions = self._select(outputs, generator=generator)
-            if self.no_ops:
-                actions[self.steps < waits] = 0
             self.observations, *results, _ = self.environments.step(actions)
             self.steps += 1
             self._check_finite(results[0])
@@ -209,7 +205,6 @@ VARIATIONS = {
     "greedy": {"evaluation": {"acting": "greedy", "epsilon": 0.0}},
     "epsilon": {"evaluation": {"epsilon": 0.05}},
     "sticky": {"environment": {"sticky": 0.25}},  # Machado et al. (2018)
-    "no_ops": {"evaluation": {"no_ops": 30}},  # Mnih et al. (2015)
     "noise": {"evaluation": {"noise": 0.05}},
 }
 
@@ -223,8 +218,7 @@ def evaluation_player(config, episodes, members=1, autoreset=False):
     """A Player that acts as the configuration says for evaluations."""
     settings = config["evaluation"]
     acting, epsilon = settings["acting"], settings["epsilon"] or None
-    disturbed = {key: settings[key] for key in ("noise", "no_ops")}
-    return Player(config["environment"], episodes, acting, epsilon, members, autoreset, **disturbed)
+    return Player(config["environment"], episodes, acting, epsilon, members, autoreset, settings["noise"])
 
 
 def evaluate_network(network, config, seeds, episodes, use, *purpose, watch=None):

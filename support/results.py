@@ -7,7 +7,7 @@ from pathlib import Path
 from pops.support.errors import ConfigurationError
 from pops.support.rewards import reward_line, rewards_text, shape_text, shares
 
-ALSO = ("greedy", "epsilon", "sticky", "no_ops", "noise")  # other ways to play that a report may hold
+ALSO = ("greedy", "epsilon", "sticky", "noise")  # other ways to play that a report may hold
 
 CHOICES = {
     "smallest_above_objective": "smallest above the objective",

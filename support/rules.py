@@ -110,18 +110,16 @@ BOUNDS = Rule(
     lambda v: v == [] or _is_bounds(v),
 )
 
-# Other ways to play; playing.py says what each changes. The first list is for all environments.
-WAYS = ("greedy", "epsilon"), ("sticky", "no_ops"), ("noise",)
-EVERYWHERE, ATARI_ONLY, NUMBERS_ONLY = WAYS
+# Other ways to play; VARIATIONS in playing.py says what each changes.
+WAYS = ("greedy", "epsilon", "sticky", "noise")
+
 VARIATIONS = Rule(
-    "a list of different ones of " + ", ".join(sum(WAYS, ())),
-    lambda v: (
-        isinstance(v, list) and all(isinstance(name, str) and name in sum(WAYS, ()) for name in v) and len(set(v)) == len(v)
-    ),
+    "a list of different ones of " + ", ".join(WAYS),
+    lambda v: isinstance(v, list) and all(isinstance(n, str) and n in WAYS for n in v) and len(set(v)) == len(v),
 )
 
 SHARES = Rule(
-    "a dictionary of " + ", ".join(sum(WAYS, ())) + ", each with a number above 0, up to 1",
+    "a dictionary of " + ", ".join(WAYS) + ", each with a number above 0, up to 1",
     lambda v: isinstance(v, dict) and VARIATIONS.fits(list(v)) and all(is_number(s) and 0 < s <= 1 for s in v.values()),
 )
 
@@ -204,13 +202,10 @@ def _of_the_policy(config, atari):
     if not atari:
         for key in ("actions", "sticky"):
             yield not environment[key], "environment", key, "is for Atari games only"
-    only, where, changed = (
-        (NUMBERS_ONLY, "numbers as observations", "noise") if atari else (ATARI_ONLY, "Atari games", "no_ops")
-    )
-    yield not evaluation[changed], "evaluation", changed, f"is for {where} only"
+    way, where = ("noise", "not for Atari games") if atari else ("sticky", "for Atari games only")
+    yield not (atari and evaluation["noise"]), "evaluation", "noise", f"is {where}"
     for key in ("also", "robust"):
-        for name in only:
-            yield name not in evaluation[key], "evaluation", key, f"has {name}, which is for {where} only"
+        yield way not in evaluation[key], "evaluation", key, f"has {way}, which is {where}"
     confirmed = not evaluation["robust"] or config["distill"]["confirm_episodes"] > 0
     yield confirmed, "evaluation", "robust", "needs distill.confirm_episodes, on which it is tested"
 

@@ -67,11 +67,10 @@ SETTINGS = {
         "acting": (one_of("greedy", "sample"), "greedy: the largest output; sample: from the softmax of the outputs"),
         "epsilon": (number(0, 1), "share of random actions in evaluations"),
         "noise": (number(0, 1), "relative error of each number observed, a standard deviation (not for Atari games)"),
-        "no_ops": (integer(0, 1000), "an episode begins with up to so many steps of the first action (Atari games only)"),
         "also": (
             VARIATIONS,
-            "other ways to play that are reported too: greedy; epsilon, with ε = 0.05; noise, of 0.05; for Atari games "
-            "sticky, where the last action is repeated with probability 0.25, and no_ops, up to 30",
+            "other ways to play that are reported too: greedy; epsilon, of 0.05; noise, of 0.05 (not for Atari games); "
+            "sticky, where the last action is repeated with probability 0.25 (Atari games only)",
         ),
         "robust": (
             SHARES,

@@ -117,11 +117,7 @@ def test_assignments_change_settings_and_the_last_wins():
         ("distill.confirm_episodes=1", "0, or an integer from 2"),
         ("environment.sticky=0.25", "environment.sticky: 0.25 is for Atari games only"),
         ("environment.actions=[0,1]", "environment.actions: [0, 1] is for Atari games only"),
-        (
-            'evaluation.robust={"no_ops": 0.9}',
-            "evaluation.robust: {'no_ops': 0.9} has no_ops, which is for Atari games only",
-        ),
-        ("evaluation.no_ops=3", "evaluation.no_ops: 3 is for Atari games only"),
+        ('evaluation.robust={"sticky": 1}', "evaluation.robust: {'sticky': 1} has sticky, which is for Atari games only"),
         ('evaluation.also=["sticky"]', "evaluation.also: ['sticky'] has sticky, which is for Atari games only"),
         ("teacher.n_steps=3", "teacher.n_steps: 3 is more than 1, which is for Atari games only"),
         ("teacher.terminal=life", "teacher.terminal: life is for Atari games only"),
@@ -163,7 +159,9 @@ def test_bad_assignments_to_an_actor_critic_are_refused_by_name(assignment, word
         ("evaluation.also=[1]", "greedy"),
         ('evaluation.also=["greedy", "greedy"]', "different ones of greedy"),
         ('evaluation.robust={"noise": 1.5}', "a number above 0, up to 1"),
-        ('evaluation.robust={"wind": 1}', "greedy, epsilon, sticky, no_ops, noise"),
+        ('evaluation.robust={"noise": 0.9}', "evaluation.robust: {'noise': 0.9} has noise, which is not for Atari games"),
+        ("evaluation.noise=0.1", "evaluation.noise: 0.1 is not for Atari games"),
+        ('evaluation.robust={"wind": 1}', "greedy, epsilon, sticky, noise"),
     ],
 )
 def test_bad_assignments_to_an_atari_game_are_refused_by_name(assignment, words):

@@ -68,28 +68,17 @@ def test_every_episode_counts_once_and_whole(acting):
         assert abs(total - reward) <= 1
 
 
-def test_a_policy_sees_noise_and_waits_for_its_first_actions():
-    seen, taken = [], []
+def test_a_policy_sees_noise():
+    seen = []
 
     def policy(observations):
         seen.append(observations[0].copy())
-        return np.stack([np.zeros(50), np.ones(50)], axis=-1)[None]
+        return np.zeros((1, 50, 2))
 
-    def on_step(step):
-        taken.append(step.actions.copy())
-        return len(taken) < 8
-
-    calm, shaken = (Player(CARTPOLE, 50, "greedy", noise=noise) for noise in (0.0, 0.2))
-    for player in (calm, shaken):
-        player.play(policy, 3, on_step)
-        taken.clear()
-    errors = seen[8] / seen[0] - 1  # of the same first states
+    for noise in (0.0, 0.2):
+        Player(CARTPOLE, 50, "greedy", noise=noise).play(policy, 3, on_step=lambda step: False)
+    errors = seen[1] / seen[0] - 1  # of the same first states
     assert 0.15 < errors.std() < 0.25 and abs(errors.mean()) < 0.05
-    late = Player(CARTPOLE, 50, "greedy", no_ops=5)
-    late.play(policy, 3, on_step)
-    waits = (np.array(taken) == 0).sum(axis=0)
-    assert set(waits) == {0, 1, 2, 3, 4, 5}
-    np.testing.assert_array_equal(np.array(taken), np.arange(8)[:, None] >= waits)
 
 
 @pytest.mark.parametrize(
