@@ -260,7 +260,7 @@ def strongest_units(connections, widths):
     return chosen
 
 
-def _calculate_sizes_according_to_redundancy(redundancy, original_sizes, widths, count, live_units, rule):
+def _calculate_sizes_according_to_redundancy(redundancy, original_sizes, widths, count, live_units, rule, below=None):
     """Widths of a smaller dense student, from the redundancy of a pruned one (paper, section IV-B).
 
     For every redundancy in [0, 1) the widths are integers from 1 to the pruned student's; the total number of weights is
@@ -275,18 +275,24 @@ def _calculate_sizes_according_to_redundancy(redundancy, original_sizes, widths,
         live_units: units of each hidden layer that are still alive.
         rule: "budgets" for widths that follow from each layer's budget alone, as in the paper; else how the live units
             become fewer until all layers together are within the budget, "live_units" or "trimmed_units".
+        below: number of weights of the pruned student, if that is another one than of these widths.
 
     Returns:
         Units of each hidden layer, a tuple.
     """
-    sizes = np.array(count(widths), float)
-    # A budget is never more than the present layer, and all together are at least one weight below the present network.
-    budgets = np.minimum((1 - np.asarray(redundancy, float)) * original_sizes, sizes * (1 - 1 / sizes.sum()))
+    left, sizes = (1 - np.asarray(redundancy, float)) * original_sizes, np.array(count(widths), float)
     if rule == "budgets":
-        return _widths_from_budgets(budgets, widths, count)
+        # A budget is never more than the present layer, and all together are at least one weight below the present network.
+        return _widths_from_budgets(np.minimum(left, sizes * (1 - 1 / sizes.sum())), widths, count)
+    most = min(whole(left.sum()), (below or sizes.sum()) - 1)
     fewer = _scaled(live_units) if rule == "live_units" else _trimmed(live_units, count)
     smallest = tuple(1 for _ in widths)
-    return next((units for units in fewer if sum(count(units)) <= budgets.sum()), smallest)
+    return next((units for units in fewer if sum(count(units)) <= most), smallest)
+
+
+def whole(weights):
+    """A number of weights that was a share of others, as the integer that it is but for rounding."""
+    return math.floor(weights + 1e-6)
 
 
 def _scaled(units):
@@ -353,11 +359,13 @@ def redundant_layer(redundancy, original_sizes, live_units, student):
         student: the student that was pruned.
     """
     left = (1 - np.asarray(redundancy, float)) * original_sizes
-    units = [max(1, live) for live in live_units]
-    direct = {layer: student.layer_sizes((*units[:layer], *units[layer + 1 :]))[layer] for layer in student.removable()}
-    excess = {layer: weights / max(1, left[layer] + left[layer + 1]) for layer, weights in direct.items()}
-    layer = min(excess, key=excess.get, default=None)
-    return layer if layer is not None and excess[layer] <= 1 else None
+    units, shares = [max(1, live) for live in live_units], {}
+    for layer in student.removable():
+        direct = student.layer_sizes((*units[:layer], *units[layer + 1 :]))[layer]
+        around = max(1, whole(left[layer] + left[layer + 1]))
+        if direct <= around:
+            shares[layer] = Fraction(int(direct), around)
+    return min(shares, key=shares.get, default=None)
 
 
 def joined_at(layer, sizes):
@@ -367,20 +375,23 @@ def joined_at(layer, sizes):
 
 def without_layer(layer, redundancy, original_sizes, widths, count, live_units, rule):
     """`_calculate_sizes_according_to_redundancy` for a student with one hidden layer less and the same budget."""
-    sizes = joined_at(layer, original_sizes)
+    sizes, below = joined_at(layer, original_sizes), sum(count(widths))
     left = joined_at(layer, list((1 - np.asarray(redundancy, float)) * original_sizes))
     widths, live_units = ((*units[:layer], *units[layer + 1 :]) for units in (widths, live_units))
-    return _calculate_sizes_according_to_redundancy(1 - np.divide(left, sizes), sizes, widths, count, live_units, rule)
+    return _calculate_sizes_according_to_redundancy(
+        1 - np.divide(left, sizes), sizes, widths, count, live_units, rule, below
+    )
 
 
 def smaller_shapes(student, redundancy, original_sizes, live_units, settings):
-    """Widths of the next students to try, in order: without the redundant layer, if there is one, and with all layers.
+    """Widths of the next student: with all layers, and without the redundant layer if there is one.
 
     Args:
         settings: the configuration's group `pops`; the others: see `redundant_layer`.
 
     Returns:
-        The widths, a list; and the redundant layer, or None.
+        The widths of students with fewer weights, the smallest first, of equal ones that with fewer layers; and the
+        redundant layer, or None.
     """
     count, rule = student.layer_sizes, settings["sizes"]
     evidence = redundancy, original_sizes, student.widths, count, live_units, rule
@@ -388,10 +399,9 @@ def smaller_shapes(student, redundancy, original_sizes, live_units, settings):
     if settings["fewer_layers"]:
         layer = redundant_layer(redundancy, original_sizes, live_units, student)
     if layer is not None:
-        flat = without_layer(layer, *evidence)
-        if sum(count(flat)) < sum(count()):
-            shapes.insert(0, flat)
-    return shapes, layer
+        shapes.append(without_layer(layer, *evidence))
+    smaller = [widths for widths in shapes if sum(count(widths)) < sum(count())]
+    return sorted(smaller, key=lambda widths: (sum(count(widths)), len(widths))), layer
 
 
 def widths_between(smaller, larger, count):
@@ -432,7 +442,8 @@ def pops(teacher, task, records):
     student = agents_of(teacher.environment).student(teacher.settings, teacher.widths)
     network, original_sizes = teacher.network, teacher.layer_sizes()
     for step in range(1, settings["steps"] + 1):
-        if max(student.widths, default=1) == 1:
+        thinner = settings["fewer_layers"] and student.removable()
+        if max(student.widths, default=1) == 1 and not thinner:
             return f"{'one unit in each' if student.widths else 'no hidden'} layer: no narrower network exists"
         records.started(step, student)
         state = state_to_prune(student, network, task, step)
@@ -447,6 +458,9 @@ def pops(teacher, task, records):
 
         before = sum(student.layer_sizes())
         shapes, layer = smaller_shapes(student, redundancy, original_sizes, live_units, settings)
+        if not shapes:
+            records.failed(step, [])
+            return f"step {step}: no smaller network follows from the redundancy"
         smaller, distilled, attempts = shrink(student, pruned, shapes, task, step)
         if not distilled.met:
             records.failed(step, attempts)
@@ -474,14 +488,14 @@ def shrink(pruned, network, shapes, task, step):
 
     Args:
         pruned, network: the student that was pruned, the last one that worked, and its plain network.
-        shapes: widths of the students to try first, in order; sizes in between lie between the last of them and `pruned`.
+        shapes: widths of the students to try first, in order; see `shapes_to_try`.
 
     Returns:
         A student of the size that was tried last, the only one that can have met the objective; its Distilled; and what
         was tried, in order, for the summary.
     """
     attempts, warm = [], task.config["distill"]["warm_start"]
-    for widths in sizes_to_try(shapes, pruned, task.config["pops"]["retries"]):
+    for widths in shapes_to_try(shapes, pruned, task.config["pops"]["retries"]):
         start = None
         if warm and len(widths) == len(pruned.widths):
             start = pruned.of_units(network, strongest_units(pruned.connections(network), widths))
@@ -491,12 +505,12 @@ def shrink(pruned, network, shapes, task, step):
     return student, distilled, attempts
 
 
-def sizes_to_try(shapes, pruned, retries):
-    """These widths, and then always those between the last ones and the pruned student's."""
+def shapes_to_try(shapes, pruned, retries):
+    """These widths, and then always those between the last ones with all layers and the pruned student's."""
     yield from shapes
-    widths = shapes[-1]
+    widths = next((widths for widths in shapes if len(widths) == len(pruned.widths)), None)
     for _ in range(retries):
-        widths = widths_between(widths, pruned.widths, pruned.layer_sizes)
+        widths = widths and widths_between(widths, pruned.widths, pruned.layer_sizes)
         if widths is None:
             return
         yield widths
@@ -525,6 +539,10 @@ def attempt(larger, widths, task, step, attempts, start=None):
             "chosen_by": reward_statistics(distilled.rewards),
         }
     )
+    if distilled.robust:
+        attempts[-1]["robust"] = distilled.robust
     if not distilled.met:
-        log(f"step {step}: {weights} weights did not meet the objective in {distilled.epochs} epochs")
+        failed = [way for way, kept in distilled.robust.items() if not kept["holds"]]
+        what = f"did not hold with {', '.join(failed)}" if failed else "did not meet the objective"
+        log(f"step {step}: {weights} weights {what} in {distilled.epochs} epochs")
     return student.alone, distilled

@@ -6,6 +6,7 @@ not variables: that is faster, and going back to an earlier state is keeping its
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 import keras
@@ -53,8 +54,7 @@ class Task(NamedTuple):
         teacher: plain Keras network, or what is used like one.
         reference: Reference, what a student has to match.
         original_weights: number of weights of the original student.
-        replay: StateMemory that the teacher filled once, or None to start one for each IPP and each distillation, and to
-            fill it before every iteration and epoch.
+        replay: StateMemory that the teacher filled once, or None to start one for each IPP and each distillation.
         run: Run, which takes the metrics and the checkpoints.
     """
 
@@ -217,11 +217,13 @@ class StudentTraining:
                 self.kept[name].restore(content)
 
     def rounds(self, count):
-        """The numbers of the rounds, from 1. Before each the teacher fills the replay, if that is not the whole run's."""
+        """The numbers of the rounds, from 1. A replay that is not the whole run's is filled by the teacher before the first
+        one, or, if the settings say so, before each."""
         for number in range(self.round, count + 1):
             self.round = number
             self.generator = self.task.seeds.generator("minibatches", self.phase, *self.purpose, self.round)
-            if self.task.replay is None and self.within is None:
+            due = number == 1 or self.task.config["replay"]["refill"]
+            if self.task.replay is None and self.within is None and due:
                 self.replay.fill(self.phase, *self.purpose, self.round)
             yield number
             self.part, self.means = 0, []
@@ -318,12 +320,14 @@ class Distilled(NamedTuple):
         met: whether it met the objective as often, and as clearly, as the settings ask for.
         epochs: epochs trained.
         rewards: those it was chosen by, float64 [episodes].
+        robust: what `robustness` says of it, if it was above the objective and the settings ask for that.
     """
 
     weights: list
     met: bool
     epochs: int
     rewards: np.ndarray
+    robust: dict = MappingProxyType({})
 
 
 class BestMember(Resumable):
@@ -353,19 +357,19 @@ class BestMember(Resumable):
         network = student.plain(training.state.played, training.state.masks, member)
         score, chosen_by = scores[member], rewards[member]
         self.in_a_row = np.where(scores > objective, self.in_a_row + 1, 0)
-        met, confirmed = bool(self.in_a_row.max() >= settings["patience"]), False
+        met, confirmed, robust = bool(self.in_a_row.max() >= settings["patience"]), False, {}
         if met and settings["confirm_episodes"]:
             episodes = settings["confirm_episodes"]
             chosen_by = evaluate_network(network, task.config, task.seeds, episodes, "confirm", "students")
             score = lower_confidence(task.reference.adjusted(chosen_by), settings["confirm_confidence"])
-            met = bool(score > objective)
-            met = confirmed = met and all(kept["holds"] for kept in robustness(network, task, "students").values())
+            robust = robustness(network, task, "students") if score > objective else {}
+            met = confirmed = bool(score > objective) and all(kept["holds"] for kept in robust.values())
         reference = task.reference
         matched = met and settings["until"] == "teacher" and matches(chosen_by, reference.confirm, reference.margin)
         rank = matched, confirmed, score, worst_tenth(chosen_by)
         if rank > tuple(self.rank):
             self.rank = rank
-            self.distilled = Distilled(network.get_weights(), met, training.round, chosen_by)
+            self.distilled = Distilled(network.get_weights(), met, training.round, chosen_by, robust)
         best = Distilled(*self.distilled)  # a checkpoint gives it back as a plain tuple
         self.distilled = best._replace(met=best.met or met)
         before, self.mean = self.mean, float(rewards.mean(axis=-1).max())
@@ -410,7 +414,7 @@ def fit_supervised(student, task, step, attempt=1, start=None, schedule=None):
             continue
         rewards = training.evaluate()
         scores = lower_confidence(rewards, settings["confidence"])
-        member = int(scores.argmax())
+        member = max(range(student.members), key=lambda index: (scores[index], worst_tenth(rewards[index])))
         training.record(rewards[member], rate, losses[member])
         if best.after_evaluation(training, rewards, member, scores):
             break

@@ -125,6 +125,7 @@ def c_header(network, title, name, int8=False, bounds=()):
     guard = f"POLICY_{re.sub('[^A-Z0-9]', '_', name.upper())}_H"
     kind = "unsigned char" if frames else "float"
     constants = sum(layer.kernel.size * (1 if int8 else 4) + layer.units * (8 if int8 else 4) for layer in layers)
+    constants += 4 * len(first.read)
     stack = 4 * (sum(buffers) + last.units + max(layer.units for layer in layers))
     widths = " -> ".join(
         f"{'x'.join(map(str, [*layer.places.values(), layer.units]))}{' ReLU' if layer.relu else ''}" for layer in layers
@@ -134,7 +135,7 @@ def c_header(network, title, name, int8=False, bounds=()):
         " *",
         f" * observation: {kind} [{']['.join(map(str, shape))}] as the environment gives it"
         f"{', the oldest frame first' if frames else ''}.",
-        *([f" * Only its numbers {', '.join(map(str, first.read))} (from 0) are read."] if first.read else []),
+        *([f" * Only {len(first.read)} of its numbers are read: see policy_read."] if first.read else []),
         f" * outputs: float [{last.units}], "
         + ("the action, before its bounds." if bounds else "one for each action, before any softmax."),
         f" * Layers: {'x'.join(map(str, shape))} -> {widths}.",
@@ -159,7 +160,7 @@ def c_header(network, title, name, int8=False, bounds=()):
         "",
     ]
     if first.read:
-        lines += _c_array("policy_read", "unsigned short", np.array(first.read))
+        lines += _c_array("policy_read", "unsigned int", np.array(first.read))
     for number, layer in enumerate(layers, 1):
         lines += _c_layer(number, layer, kind if number == 1 else "float", int8)
     lines += [

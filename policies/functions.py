@@ -65,7 +65,8 @@ def imitator(function, reference, environment, config, seeds, run):
     agents = agents_of(environment)
     settings = config["model"] | FRESH
     student = agents.student(settings, members=by_size(config["distill"]["members"], 100))
-    task = new_task(function, reference, sum(student.layer_sizes()), config, seeds, run)._replace(replay=None)
+    refilled = config | {"replay": config["replay"] | {"refill": True}}
+    task = new_task(function, reference, sum(student.layer_sizes()), refilled, seeds, run)
     distilled = Distilled(*fit_supervised(student, task, step=0))
     reached = rewards_text(reward_statistics(distilled.rewards))
     if reference.mean is not None and reference.confirm is not None and len(reference.confirm) == len(distilled.rewards):

@@ -26,7 +26,7 @@ MEMBERS = (1, 4, 16, 64)
 
 # A fixed number of updates, and an objective that everything meets.
 SETTINGS = (
-    "pops.steps=1 evaluation.objective=-1000000 evaluation.lower_bound=-2000000 evaluation.also=[] "
+    "pops.steps=1 pops.fewer_layers=false evaluation.objective=-1000000 evaluation.lower_bound=-2000000 evaluation.also=[] "
     "evaluation.choose_episodes=2 evaluation.report_episodes=2 environment.max_episode_steps=50 "
     "replay.observe=5000 replay.capacity=10000 replay.environments=50 replay.student_states=0 replay.epsilon=1 "
     "prune.updates=200 prune.evaluate_every=100 prune.iterations=1 prune.end=200 prune.episodes=2 prune.batch_size=64 "

@@ -255,4 +255,5 @@ def way_to_act(config):
     """How the configuration's evaluations choose actions, in words."""
     settings = config["evaluation"]
     name = {"greedy": "greedy", "sample": "sampled"}[settings["acting"]]
-    return name + (f" but for {100 * settings['epsilon']:g} % of random actions" if settings["epsilon"] else "")
+    name += f" but for {100 * settings['epsilon']:g} % of random actions" if settings["epsilon"] else ""
+    return name + (f", observations {100 * settings['noise']:g} % off" if settings["noise"] else "")

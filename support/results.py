@@ -6,8 +6,7 @@ from pathlib import Path
 
 from pops.support.errors import ConfigurationError
 from pops.support.rewards import reward_line, rewards_text, shape_text, shares
-
-ALSO = ("greedy", "epsilon", "sticky", "noise")  # other ways to play that a report may hold
+from pops.support.rules import WAYS
 
 CHOICES = {
     "smallest_above_objective": "smallest above the objective",
@@ -48,7 +47,7 @@ def load_run(folder):
 
 def result_rows(summary):
     """The summary as a table, rows of text: headings, teacher, then what each PoPS step pruned and shrunk."""
-    also = [name for name in ALSO if name in summary["teacher"]]
+    also = [name for name in WAYS if name in summary["teacher"]]
     headings = ["policy", "hidden units", "weights", "percent", "reward ± s.e.", "lowest"]
     rows = [[*headings, *(f"{name} ± s.e." for name in also), "seconds"]]
 
@@ -80,7 +79,7 @@ def choice_lines(summary):
 
 def markdown_table(runs):
     """For each run a row for each of its `CHOICES`, or one row where both are the same student."""
-    also = [name for name in ALSO if any(name in run["summary"]["teacher"] for run in runs)]
+    also = [name for name in WAYS if any(name in run["summary"]["teacher"] for run in runs)]
     headings = ["seed", "student", "hidden units", "weights", "percent", "reward", "lowest", "minutes"]
     headings[6:6] = also
     rows = [headings, ["---"] * len(headings)]
@@ -99,7 +98,7 @@ def markdown_table(runs):
                     shape_text(report["widths"]),
                 ]
                 row += [f"{report['weights']:,}", shares(report), rewards_text(report)]
-                row += [rewards_text(report[name]) for name in also]
+                row += [rewards_text(report[name]) if name in report else "" for name in also]
                 rows.append([*row, f"{report['reward_min']:.0f}", minutes])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

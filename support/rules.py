@@ -113,14 +113,14 @@ BOUNDS = Rule(
 # Other ways to play; VARIATIONS in playing.py says what each changes.
 WAYS = ("greedy", "epsilon", "sticky", "noise")
 
-VARIATIONS = Rule(
+SOME_WAYS = Rule(
     "a list of different ones of " + ", ".join(WAYS),
     lambda v: isinstance(v, list) and all(isinstance(n, str) and n in WAYS for n in v) and len(set(v)) == len(v),
 )
 
 SHARES = Rule(
     "a dictionary of " + ", ".join(WAYS) + ", each with a number above 0, up to 1",
-    lambda v: isinstance(v, dict) and VARIATIONS.fits(list(v)) and all(is_number(s) and 0 < s <= 1 for s in v.values()),
+    lambda v: isinstance(v, dict) and SOME_WAYS.fits(list(v)) and all(is_number(s) and 0 < s <= 1 for s in v.values()),
 )
 
 
@@ -199,7 +199,9 @@ def _of_the_policy(config, atari):
         yield model["actions"] > 1, "model", "actions", "is less than two discrete actions"
         whole = sum(model["factors"]) in (0, model["actions"])
         yield whole, "model", "factors", "do not add up to model.actions"
-    if not atari:
+    if atari:
+        yield len(model["widths"]) >= 3, "model", "widths", "are less than the three convolutions"
+    else:
         for key in ("actions", "sticky"):
             yield not environment[key], "environment", key, "is for Atari games only"
     way, where = ("noise", "not for Atari games") if atari else ("sticky", "for Atari games only")

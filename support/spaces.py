@@ -17,7 +17,6 @@ INPUT_NAMES = {
     "Pendulum-v1": ["cos θ", "sin θ", "angular velocity"],
 }
 INPUT_NAMES |= {
-    "CartPole-v0": INPUT_NAMES["CartPole-v1"],
     "LunarLanderContinuous-v3": INPUT_NAMES["LunarLander-v3"],
     "MountainCarContinuous-v0": INPUT_NAMES["MountainCar-v0"],
 }
