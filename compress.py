@@ -38,8 +38,8 @@ def compress(
         seed: every random number follows from it.
         settings: strings `group.key=value` that change single settings of configs.py.
         objective: mean reward above which a student is good; the settings' if left out, and where they have none, the
-            teacher's mean less one standard error, or less 1 % of the way up from random play where that is more. The lower
-            bound moves with it.
+            teacher's mean less one standard error, or less `evaluation.margin` of the way up from random play where that is
+            more. The lower bound moves with it.
         resume: go on with the run in that folder, by the same call. Whether a function is the same cannot be told.
         tensorboard: write the metrics for TensorBoard as well, which has to be installed.
         normalizer: path of the statistics of Stable-Baselines3's VecNormalize that the teacher was trained with; those that

@@ -388,8 +388,8 @@ class CriticLunarLander(DenseAgent):
 class ConvolutionalAgent(DQNAgent):
     """The network of Mnih et al. (2015): three convolutions, a dense layer, and an output for each action.
 
-    Its widths are the convolutions' channels and the dense layer's units. Frames are centred at the grey of the game's
-    background, which makes small networks learn.
+    Its widths are the convolutions' channels and the dense layer's units; students may do without that layer. Frames are
+    centred at the grey of the game's background, which makes small networks learn.
     """
 
     observation_type = "uint8"

@@ -32,7 +32,7 @@ def main():
         type=float,
         metavar="X",
         help="reward that a student must exceed; the lower bound moves with it (ENV's own; with --env-id the teacher's "
-        "less one standard error, or less 1 %% of the way up from random play where that is more)",
+        "less one standard error, or less evaluation.margin of the way up from random play where that is more)",
     )
     parser.add_argument(
         "--expect", type=float, metavar="X", help="reward that the teacher is said to have; warns if it is far from it"

@@ -22,7 +22,9 @@ from pops.prune import (
     input_shares,
     joined_at,
     redundant_layer,
+    shapes_to_try,
     shrink,
+    smaller_shapes,
     strongest_units,
     widths_between,
     without_layer,
@@ -268,6 +270,81 @@ def test_sizes_without_a_layer_always_work(model, data):
     smallest, new = (sum(count(w)) for w in ([1] * len(kept), result))
     assert new == smallest or new <= float(np.dot(1 - np.array(less), sizes)) + 1e-6
     assert sum(count(without_layer(layer, more, sizes, widths, count, live, rule))) <= new
+
+
+@pytest.mark.parametrize(
+    ("widths", "live", "nonzero", "layer", "result"),
+    [
+        ((2, 2), (2, 2), [8, 4, 4], 1, (2,)),  # 12 weights: at most 15, one less than before
+        ((8, 8, 8), (8, 8, 8), [32, 64, 64, 16], 1, (8, 8)),
+        ((8, 8, 8), (6, 5, 4), [24, 20, 16, 8], 2, (6, 5)),  # 64 weights for 68
+        ((8, 8, 8), (8, 8, 8), [12, 2, 2, 2], 0, (2, 2)),  # 16 for 18
+    ],
+)
+def test_without_a_layer_as_many_live_units_stay_as_the_budget_allows(widths, live, nonzero, layer, result):
+    original = count((400, 300, 7)[: len(widths)])  # where shares of N_l are no round numbers
+    redundancy = 1 - np.array(nonzero) / original
+    assert without_layer(layer, redundancy, original, widths, count, live, "live_units") == result
+
+
+@settings(deadline=None, max_examples=300)
+@given(pruned_models(), st.booleans())
+def test_shapes_to_try_are_all_smaller_and_the_smallest_comes_first(model, fewer_layers):
+    widths, live, rule, sizes, less, _ = model
+    student = StudentCartPole(SETTINGS, widths)
+    shapes, layer = smaller_shapes(student, less, sizes, live, {"sizes": rule, "fewer_layers": fewer_layers})
+    totals = [sum(count(shape)) for shape in shapes]
+    assert totals == sorted(totals) and all(total < sum(count(widths)) for total in totals)
+    assert {len(shape) for shape in shapes} <= {len(widths), len(widths) - (layer is not None)}
+    assert fewer_layers or layer is None
+    tried = list(shapes_to_try(shapes, student, retries=3))
+    assert tried[: len(shapes)] == shapes and len(tried) <= len(shapes) + 3
+    assert all(len(shape) == len(widths) for shape in tried[len(shapes) :])
+
+
+class Steps:
+    """Stands in for Records: keeps what PoPS tells it."""
+
+    def __init__(self):
+        self.told = []
+
+    def started(self, step, student):
+        pass
+
+    def pruned(self, step, network, redundancy, live_units, inputs):
+        self.told.append((network, redundancy))
+
+    def shrunk(self, step, network, widths, attempts):
+        self.told.append(widths)
+
+    def failed(self, step, attempts):
+        self.told.append(None)
+
+
+def test_redundancy_counts_the_original_layers_around_a_removed_one_together(monkeypatch, config, new_run):
+    def prune_half(student, state, task, step):
+        weights = student.plain(state.weights, state.masks).get_weights()
+        for kernel in weights[::2]:
+            kernel[:, kernel.shape[1] // 2 :] = 0
+        return weights
+
+    def learnt(student, *_):
+        network = student.plain_network("student")
+        generator = np.random.default_rng(0)
+        return Distilled([generator.normal(size=w.shape) for w in network.get_weights()], True, 1, np.zeros(2))
+
+    monkeypatch.setattr(prune, "iterative_pruning_policy_distillation", prune_half)
+    monkeypatch.setattr(prune, "fit_supervised", learnt)
+    config["pops"] |= {"steps": 2, "fewer_layers": True}
+    teacher = CartPoleDQN(SETTINGS, (8, 8, 8))
+    teacher.network.set_weights(teacher.initial_weights(np.random.default_rng(1)))
+    records = Steps()
+    prune.pops(teacher, Task(config, None, None, None, 176, None, new_run(config)), records)
+    (_, first), widths, (network, second), _ = records.told
+    assert len(first) == 4 and len(widths) == 2 and len(second) == 3
+    left = [np.count_nonzero(kernel) for kernel in kernels(network)]
+    layer = redundant_layer(first, count((8, 8, 8)), [4, 4, 4], StudentCartPole(SETTINGS, (8, 8, 8)))
+    np.testing.assert_allclose(second, 1 - np.array(left) / joined_at(layer, count((8, 8, 8))))
 
 
 @settings(deadline=None, max_examples=300)

@@ -2,6 +2,7 @@
 
 import argparse
 import base64
+import copy
 import csv
 import html.parser
 import importlib.util
@@ -21,7 +22,7 @@ from pops.support import commands
 from pops.support.errors import ConfigurationError
 from pops.support.networks import save_network
 from pops.support.report import write_report
-from pops.support.results import choice_lines, result_rows
+from pops.support.results import choice_lines, load_run, markdown_table, result_rows
 from pops.support.run import Run
 
 from conftest import ROOT, TEACHER, TINY, command, refused
@@ -218,6 +219,16 @@ def test_a_policy_with_tanh_has_no_c_header(tmp_path):
     assert result.returncode == 0, result.stderr
     (row,) = json.loads((tmp_path / "deploy" / "report.json").read_text())
     assert "c" not in row["bytes"] and "litert" in row["microseconds"]
+
+
+def test_runs_with_different_other_ways_to_play_make_one_table():
+    run = load_run(ROOT / "results" / "cartpole" / "seed0")
+    other = copy.deepcopy(run)
+    reports = [other["summary"]["teacher"], *(entry["shrunk"] for entry in other["summary"]["steps"] if "shrunk" in entry)]
+    for report in reports:
+        report["noise"] = dict(report)
+    rows = markdown_table([run, other]).splitlines()
+    assert "noise" in rows[0] and len({row.count("|") for row in rows}) == 1
 
 
 def test_unused_inputs_are_named():

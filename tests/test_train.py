@@ -459,6 +459,20 @@ def test_distillation_ends_as_the_scores_say(
     assert distilled.rewards.mean() == kept
 
 
+def test_states_of_disturbed_games_join_the_replay(config, teacher_task):
+    config["evaluation"]["robust"] = {"noise": 0.5, "epsilon": 0.5}
+    config["replay"] |= {"capacity": 5000, "student_states": 7}
+    task, _ = teacher_task(config)
+    task = task._replace(replay=filled(task))
+    student = StudentCartPole(config["model"], (2, 2, 2))
+    state = initial_state(student.initial_weights(np.random.default_rng(0), 0.3), student.full_masks())
+    training, before = train.StudentTraining(student, state, task, "distill", 1, 1), task.replay.added
+    training.round = 1
+    training.evaluate()
+    assert task.replay.added == before + 3 * 7  # undisturbed and in both ways
+    training.close()
+
+
 @pytest.mark.parametrize(("disturbed", "met"), [((118, 118), True), ((100, 110), True), ((100, 108), False)])
 def test_a_student_that_is_not_robust_does_not_meet_the_objective(monkeypatch, config, teacher_task, disturbed, met):
     config = config | {
@@ -479,11 +493,10 @@ def test_a_student_that_is_not_robust_does_not_meet_the_objective(monkeypatch, c
 
 
 def test_of_equal_members_that_with_the_better_worst_episodes_is_kept(monkeypatch, config, teacher_task):
-    config = config | {"distill": config["distill"] | {"epochs": 2, "updates": 2, "confirm_episodes": 0, "confidence": 0}}
-    config["evaluation"]["objective"] = 1000
+    config = config | {"distill": config["distill"] | {"epochs": 1, "updates": 2, "confirm_episodes": 0, "confidence": 0}}
     task, _ = teacher_task(config)
     task = task._replace(replay=filled(task))
-    epochs = Scores([[np.array([50.0, 150.0]), 0], [np.array([90.0, 110.0]), 0]])
+    epochs = Scores([[np.array([50.0, 150.0]), np.array([90.0, 110.0])]])
     monkeypatch.setattr(train, "evaluation_player", lambda *_: epochs)
     distilled = fit_supervised(StudentCartPole(config["model"], (1, 1, 1), members=2), task, step=1)
     assert distilled.rewards.tolist() == [90.0, 110.0]
@@ -562,13 +575,15 @@ def players(monkeypatch):
 
 
 def test_pruning_and_distilling_free_their_environments(config, teacher_task, players):
-    task, agent = teacher_task(config | {"replay": config["replay"] | {"student_steps": 5}})
+    config["evaluation"]["robust"] = {"noise": 0.5}
+    task, agent = teacher_task(config | {"replay": config["replay"] | {"student_steps": 5, "student_states": 5}})
     task = task._replace(replay=filled(task))
     student = StudentCartPole(config["model"], WIDTHS)
     iterative_pruning_policy_distillation(student, initial_state(*student.copy(agent.network)), task, step=1)
     fit_supervised(StudentCartPole(config["model"], (2, 2, 2)), task, step=1)
     made, closed = players
-    assert len(made) == len(closed) >= 4 and set(made) == set(closed)
+    assert len(made) == len(closed) >= 6 and set(made) == set(closed)
+    assert sum(player.noise > 0 for player in made) >= 2
 
 
 def test_a_student_whose_weights_are_averaged_while_it_is_pruned_is_the_average(config, teacher_task):
