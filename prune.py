@@ -384,14 +384,13 @@ def without_layer(layer, redundancy, original_sizes, widths, count, live_units, 
 
 
 def smaller_shapes(student, redundancy, original_sizes, live_units, settings):
-    """Widths of the next student: with all layers, and without the redundant layer if there is one.
+    """Widths of the next student to try, in order: without the redundant layer if there is one, and with all layers.
 
     Args:
         settings: the configuration's group `pops`; the others: see `redundant_layer`.
 
     Returns:
-        The widths of students with fewer weights, the smallest first, of equal ones that with fewer layers; and the
-        redundant layer, or None.
+        The widths, all of students with fewer weights; and the redundant layer, or None.
     """
     count, rule = student.layer_sizes, settings["sizes"]
     evidence = redundancy, original_sizes, student.widths, count, live_units, rule
@@ -399,9 +398,8 @@ def smaller_shapes(student, redundancy, original_sizes, live_units, settings):
     if settings["fewer_layers"]:
         layer = redundant_layer(redundancy, original_sizes, live_units, student)
     if layer is not None:
-        shapes.append(without_layer(layer, *evidence))
-    smaller = [widths for widths in shapes if sum(count(widths)) < sum(count())]
-    return sorted(smaller, key=lambda widths: (sum(count(widths)), len(widths))), layer
+        shapes.insert(0, without_layer(layer, *evidence))
+    return [widths for widths in shapes if sum(count(widths)) < sum(count())], layer
 
 
 def widths_between(smaller, larger, count):
