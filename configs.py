@@ -98,6 +98,7 @@ CARTPOLE = {
         "target_sync": 600,
         "adam_epsilon": 1e-7,
         "n_steps": 1,
+        "sticky": 0.0,
         "clip_rewards": False,
         "terminal": "episode",
         "restart_every": 10**9,

@@ -237,6 +237,7 @@ def _of_q_learning(config, atari):
     else:
         yield teacher["n_steps"] == 1, "teacher", "n_steps", "is more than 1, which is for Atari games only"
         yield teacher["terminal"] != "life", "teacher", "terminal", "is for Atari games only"
+        yield not teacher["sticky"], "teacher", "sticky", "is for Atari games only"
     yield teacher["restart_every"] >= environments, "teacher", "restart_every", "is below teacher.environments"
     yield capacity >= environments, "replay", "capacity", "is below teacher.environments"
     shortest = sum(teacher[key] for key in ("learning_starts", "steps_per_update", "evaluate_every")) + 2 * environments

@@ -182,6 +182,7 @@ TEACHERS = {
         "target_sync": (integer(1), "updates between copies into the target network"),
         "adam_epsilon": (positive(1), "Adam's ε"),
         "n_steps": (integer(1, 100), "steps of reward before a state's value counts (more than 1: Atari games only)"),
+        "sticky": (number(0, 0.99), "probability that the last action is repeated while it learns (Atari games only)"),
         "clip_rewards": (FLAG, "learn from the signs of rewards"),
         "terminal": (one_of("episode", "point", "life"), "what ends a return: the episode, each reward, or each life lost"),
         "restart_every": (

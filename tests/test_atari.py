@@ -17,6 +17,7 @@ from pops.policies.teacher import load_teacher
 from pops.prune import PruningSchedule, _calculate_sizes_according_to_redundancy, alive, strongest_units
 from pops.support.atari import AtariEnvironments
 from pops.support.environments import check_spaces, configuration_of, is_registered, make_environments, spaces
+from pops.support.exploring import Exploration
 from pops.support.networks import read_network, save_network
 from pops.support.seeds import Seeds
 from pops.support.states import StateMemory
@@ -257,6 +258,20 @@ TINY_TEACHER = (
     "environment.max_episode_steps=60 replay.capacity=200 replay.observe=100 replay.student_states=0 "
     "checkpoint.seconds=0"
 ).split()
+
+
+def test_a_teacher_learns_in_games_whose_actions_stick_and_is_evaluated_without(generator):
+    actions = generator.integers(3, size=(50, 4))
+    seen = {}
+    for name, sticky in (("plain", 0), ("again", 0), ("sticky", 0.5)):
+        config = configuration("pong", assignments=[*TINY_TEACHER, f"teacher.sticky={sticky}"])
+        exploration = Exploration(config, Seeds(0))
+        for index, now in enumerate(actions):
+            exploration.step(index, now)
+        seen[name] = exploration.observations
+        assert config["environment"]["sticky"] == 0
+    np.testing.assert_array_equal(seen["plain"], seen["again"])
+    assert (seen["plain"] != seen["sticky"]).any(axis=(1, 2, 3)).all()
 
 
 class Interrupted(Exception):
