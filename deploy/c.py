@@ -117,7 +117,7 @@ def c_header(network, title, name, int8=False, bounds=()):
         bounds: least and greatest values of continuous actions; () for discrete ones.
     """
     layers = c_layers(network)
-    first, last = layers[0], layers[-1]
+    read, last = layers[0].read, layers[-1]
     shape, frames = network.input_shape[1:], network.inputs[0].dtype == "uint8"
     buffers = [max((layer.size for layer in layers[first:-1:2]), default=0) for first in (0, 1)]
     # What a layer reads and writes, from the first to the last.
@@ -125,7 +125,7 @@ def c_header(network, title, name, int8=False, bounds=()):
     guard = f"POLICY_{re.sub('[^A-Z0-9]', '_', name.upper())}_H"
     kind = "unsigned char" if frames else "float"
     constants = sum(layer.kernel.size * (1 if int8 else 4) + layer.units * (8 if int8 else 4) for layer in layers)
-    constants += 4 * len(first.read)
+    constants += 4 * len(read)
     stack = 4 * (sum(buffers) + last.units + max(layer.units for layer in layers))
     widths = " -> ".join(
         f"{'x'.join(map(str, [*layer.places.values(), layer.units]))}{' ReLU' if layer.relu else ''}" for layer in layers
@@ -135,7 +135,7 @@ def c_header(network, title, name, int8=False, bounds=()):
         " *",
         f" * observation: {kind} [{']['.join(map(str, shape))}] as the environment gives it"
         f"{', the oldest frame first' if frames else ''}.",
-        *([f" * Only {len(first.read)} of its numbers are read: see policy_read."] if first.read else []),
+        *([f" * Only {len(read)} of its numbers are read: see policy_read."] if read else []),
         f" * outputs: float [{last.units}], "
         + ("the action, before its bounds." if bounds else "one for each action, before any softmax."),
         f" * Layers: {'x'.join(map(str, shape))} -> {widths}.",
@@ -159,8 +159,8 @@ def c_header(network, title, name, int8=False, bounds=()):
         f"enum {{ POLICY_INPUTS = {math.prod(shape)}, POLICY_ACTIONS = {last.units} }};",
         "",
     ]
-    if first.read:
-        lines += _c_array("policy_read", "unsigned int", np.array(first.read))
+    if read:
+        lines += _c_array("policy_read", "unsigned int", np.array(read))
     for number, layer in enumerate(layers, 1):
         lines += _c_layer(number, layer, kind if number == 1 else "float", int8)
     lines += [

@@ -12,6 +12,7 @@ from pops.support.environments import make_environments
 from pops.support.errors import RunFailed
 from pops.support.forward import network_policy
 from pops.support.rewards import reward_statistics
+from pops.support.rules import VARIATIONS
 
 
 def select_actions(outputs, acting, generator=None, epsilon=None, bounds=(), factors=()):
@@ -199,14 +200,6 @@ class Player:
 
 # At most this many episodes of a network are played side by side; a copy of an environment can take 100 KiB.
 EVALUATION_COPIES = 1000
-
-# What other ways to play change in the configuration.
-VARIATIONS = {
-    "greedy": {"evaluation": {"acting": "greedy", "epsilon": 0.0}},
-    "epsilon": {"evaluation": {"epsilon": 0.05}},
-    "sticky": {"environment": {"sticky": 0.25}},  # Machado et al. (2018)
-    "noise": {"evaluation": {"noise": 0.05}},
-}
 
 
 def varied(config, variation):

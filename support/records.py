@@ -120,10 +120,10 @@ class Records:
         entry["attempts"] = attempts
         difference = rewards - task.reference.choose
         entry["difference"] = {"mean": float(difference.mean()), "stderr": float(standard_error(difference))}
-        entry["matches_teacher"] = matches(rewards, task.reference.choose, task.reference.margin)
-        for way, kept in task.run.once(("robust", step), robustness, network, task, "choose").items():
-            entry.setdefault("robust", {})[way] = kept
-            entry["matches_teacher"] &= kept["holds"]
+        robust = task.run.once(("robust", step), robustness, network, task, "choose")
+        holds = all(kept["holds"] for kept in robust.values())
+        entry["matches_teacher"] = holds and matches(rewards, task.reference.choose, task.reference.margin)
+        entry |= {"robust": robust} if robust else {}
         entry["shrunk"] = {"widths": widths, **self.report(network, "shrunk", step)}
         entry["seconds"] = self._seconds(step)
         shape = shape_text(widths)

@@ -110,8 +110,15 @@ BOUNDS = Rule(
     lambda v: v == [] or _is_bounds(v),
 )
 
-# Other ways to play; VARIATIONS in playing.py says what each changes.
-WAYS = ("greedy", "epsilon", "sticky", "noise")
+# What other ways to play change in the configuration.
+VARIATIONS = {
+    "greedy": {"evaluation": {"acting": "greedy", "epsilon": 0.0}},
+    "epsilon": {"evaluation": {"epsilon": 0.05}},
+    "sticky": {"environment": {"sticky": 0.25}},  # Machado et al. (2018)
+    "noise": {"evaluation": {"noise": 0.05}},
+}
+
+WAYS = tuple(VARIATIONS)
 
 SOME_WAYS = Rule(
     "a list of different ones of " + ", ".join(WAYS),
