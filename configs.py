@@ -158,7 +158,16 @@ CARTPOLE = {
         "optimizer": "rmsprop",
         "learning_rate": [*_DISTILLATION_RATES, [0, _by_epoch(_EPOCHS, (1e-3, 5e-4, 2e-4, 1e-4))]],
     },
-    "pops": {"steps": 20, "sizes": "budgets", "fewer_layers": False, "min_change": 0.05, "retries": 0, "floor": 0},
+    "pops": {
+        "method": "pops",
+        "shapes": [],
+        "steps": 20,
+        "sizes": "budgets",
+        "fewer_layers": False,
+        "min_change": 0.05,
+        "retries": 0,
+        "floor": 0,
+    },
     "checkpoint": {"seconds": 30},
 }
 

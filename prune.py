@@ -449,10 +449,7 @@ def pops(teacher, task, records):
         if weights is None:
             return f"step {step}: no pruned student met the objective"
         pruned = student.plain_network("pruned", weights)
-        redundancy = calculate_redundancy(pruned, original_sizes)
-        connections = student.connections(pruned)
-        live_units = [int(units.sum()) for units in alive(connections)]
-        records.pruned(step, pruned, redundancy, live_units, input_shares(connections))
+        redundancy, live_units = read_off(student, pruned, original_sizes, records, step)
 
         before = sum(student.layer_sizes())
         shapes, layer = smaller_shapes(student, redundancy, original_sizes, live_units, settings)
@@ -472,6 +469,14 @@ def pops(teacher, task, records):
         if change < settings["min_change"]:
             return f"step {step}: the size changed by {change:.3g} points only"
     return f"{settings['steps']} steps done"
+
+
+def read_off(student, pruned, original_sizes, records, step):
+    """Tells the records of a pruned network. Returns the redundancy of each layer and the live units of each hidden one."""
+    redundancy, connections = calculate_redundancy(pruned, original_sizes), student.connections(pruned)
+    live_units = [int(units.sum()) for units in alive(connections)]
+    records.pruned(step, pruned, redundancy, live_units, input_shares(connections))
+    return redundancy, live_units
 
 
 def state_to_prune(student, network, task, step):

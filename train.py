@@ -56,6 +56,7 @@ class Task(NamedTuple):
         original_weights: number of weights of the original student.
         replay: StateMemory that the teacher filled once, or None to start one for each IPP and each distillation.
         run: Run, which takes the metrics and the checkpoints.
+        begun: StateMemory of which each of these starts as a copy, or None for empty ones.
     """
 
     config: dict
@@ -65,14 +66,23 @@ class Task(NamedTuple):
     original_weights: int
     replay: ReplayMemory
     run: Run
+    begun: ReplayMemory | None = None
 
     def percent(self, student):
         """Size of a student in percent of the original."""
         return 100 * sum(student.layer_sizes()) / self.original_weights
 
     def new_replay(self):
-        """An empty StateMemory, which shows in the run's bar how far it is filled."""
+        """A StateMemory of its own for a training, which shows in the run's bar how far it is filled."""
+        if self.begun is not None:
+            return self.begun.copy()
         return StateMemory(self.config, self.teacher, self.seeds, self.run.watch("the teacher fills the replay"))
+
+    def apart(self):
+        """The same task, but each training starts with the same states of the teacher's games and shares no others."""
+        begun = self.new_replay()
+        begun.fill("begun")
+        return self._replace(replay=None, begun=begun)
 
 
 # Distillation
@@ -217,12 +227,12 @@ class StudentTraining:
                 self.kept[name].restore(content)
 
     def rounds(self, count):
-        """The numbers of the rounds, from 1. A replay that is not the whole run's is filled by the teacher before the first
-        one, or, if the settings say so, before each."""
+        """The numbers of the rounds, from 1. A replay that is not the whole run's is filled by the teacher if it is empty,
+        and, if the settings say so, before each round."""
         for number in range(self.round, count + 1):
             self.round = number
             self.generator = self.task.seeds.generator("minibatches", self.phase, *self.purpose, self.round)
-            due = number == 1 or self.task.config["replay"]["refill"]
+            due = not self.replay.size or (number > 1 and self.task.config["replay"]["refill"])
             if self.task.replay is None and self.within is None and due:
                 self.replay.fill(self.phase, *self.purpose, self.round)
             yield number
@@ -511,6 +521,8 @@ def train_dqn(agent, config, seeds, run):
     """
     best = Best(run, agent)
     settings, count = config["teacher"], config["teacher"]["environments"]
+    if settings["sticky"]:
+        config = config | {"environment": config["environment"] | {"sticky": settings["sticky"]}}
     exploration = Exploration(config, seeds)
     learner = QLearner(agent, settings, exploration.replay, seeds)
 

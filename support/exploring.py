@@ -26,10 +26,7 @@ class Exploration:
         memory = FrameTransitions if len(shape) > 1 else Transitions
         self.replay = memory(config["replay"]["capacity"], shape, self.settings)
         self.restart_every = self.settings["restart_every"] // count
-        learnt_in = config["environment"]
-        if self.settings["sticky"]:
-            learnt_in = learnt_in | {"sticky": self.settings["sticky"]}
-        self.environments = make_environments(learnt_in, count)
+        self.environments = make_environments(config["environment"], count)
         self.seed = seeds.environment("train", "train_dqn")
         self.observations, info = self.environments.reset(seed=self.seed)
         self.lives, self.ended = info.get("lives"), np.zeros(count, bool)

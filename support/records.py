@@ -100,36 +100,43 @@ class Records:
         self.summary["steps"].append(entry)
         log(f"step {step}: pruned to {reward_line(entry['pruned'])}")
 
-    def begin_search(self, student, goal):
-        """The floor search tries networks below this student. Returns the number of the step that they make."""
+    def begin(self, student, **how):
+        """Networks smaller than this student are tried without pruning, for a purpose. Returns the number of their step."""
         step = len(self.summary["steps"]) + 1
         self.started(step, student, "searched")
-        self.summary["steps"].append({"step": step, "from_widths": self.widths, "floor": goal})
+        self.summary["steps"].append({"step": step, "from_widths": self.widths, **how})
         return step
 
-    def failed(self, step, attempts):
-        """No smaller student met the objective."""
+    def failed(self, step, attempts, network=None):
+        """No smaller student met the objective. `network`: the best one, if it is to be reported even so."""
+        if network is not None:
+            self.summary["steps"][-1]["refused"] = self.report(network, "refused", step)
         self.summary["steps"][-1] |= {"attempts": attempts, "seconds": self._seconds(step)}
 
+    def compared(self, network, *purpose):
+        """How a plain network compares with the teacher: the difference, whether it matches, and how robust it is."""
+        task = self.task
+        rewards = choosing_rewards(network, task.config, task.seeds, task.run, *purpose)
+        difference = rewards - task.reference.choose
+        robust = task.run.once(("robust", *purpose), robustness, network, task, "choose")
+        holds = all(kept["holds"] for kept in robust.values())
+        return {
+            "difference": {"mean": float(difference.mean()), "stderr": float(standard_error(difference))},
+            "matches_teacher": holds and matches(rewards, task.reference.choose, task.reference.margin),
+            **({"robust": robust} if robust else {}),
+        }
+
     def shrunk(self, step, network, widths, attempts):
-        """Distillation gave this network, of these widths, after these attempts. Returns whether it matches the teacher."""
+        """Distillation gave this network, of these widths, after these attempts."""
         task, entry = self.task, self.summary["steps"][-1]
         self.networks[step] = network
         task.run.save_model(f"student_step_{step}.keras", network)
-        rewards = choosing_rewards(network, task.config, task.seeds, task.run, "shrunk", step)
-        entry["attempts"] = attempts
-        difference = rewards - task.reference.choose
-        entry["difference"] = {"mean": float(difference.mean()), "stderr": float(standard_error(difference))}
-        robust = task.run.once(("robust", step), robustness, network, task, "choose")
-        holds = all(kept["holds"] for kept in robust.values())
-        entry["matches_teacher"] = holds and matches(rewards, task.reference.choose, task.reference.margin)
-        entry |= {"robust": robust} if robust else {}
+        entry |= {"attempts": attempts, **self.compared(network, "shrunk", step)}
         entry["shrunk"] = {"widths": widths, **self.report(network, "shrunk", step)}
         entry["seconds"] = self._seconds(step)
         shape = shape_text(widths)
         log(f"step {step}: shrunk to {shape}, {reward_line(entry['shrunk'])}, {entry['seconds']} s")
         task.run.save_summary(self.summary)
-        return entry["matches_teacher"]
 
     def smallest(self):
         """The smallest student above the objective, and the smallest that matches the teacher; None for either."""

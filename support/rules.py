@@ -52,6 +52,8 @@ WIDTHS = Rule(
 
 COUNTS = Rule("[], or " + WIDTHS.accepts, lambda v: v == [] or WIDTHS.fits(v))
 
+SHAPES = Rule("a list of lists as of widths, also empty ones", lambda v: isinstance(v, list) and all(map(COUNTS.fits, v)))
+
 # Keras's names, and one of ours: see model.OWN_ACTIVATIONS.
 ACTIVATIONS = (
     "relu tanh elu celu selu relu6 leaky_relu_0.01 sigmoid silu gelu mish softplus softsign "
@@ -233,6 +235,9 @@ def _of_the_students(config):
     yield replay["capacity"] >= replay["observe"], "replay", "capacity", "is below replay.observe"
     yield replay["student_states"] <= replay["capacity"], "replay", "student_states", "is above replay.capacity"
     yield replay["observe"] >= replay["environments"], "replay", "observe", "is below replay.environments"
+    pops = config["pops"]
+    direct = pops["method"] == "direct"
+    yield direct == bool(pops["shapes"]), "pops", "shapes", "are needed" if direct else "are for pops.method=direct only"
 
 
 def _of_q_learning(config, atari):

@@ -13,12 +13,11 @@ from pops.model import agents_of
 from pops.policies.functions import TeacherFunction, imitator
 from pops.policies.teacher import is_object, load_teacher
 from pops.policies.torch_network import weights_of
-from pops.prune import pops
 from pops.support.console import log
 from pops.support.environments import check_spaces, configuration_of
 from pops.support.errors import ConfigurationError, RunFailed
 from pops.support.files import checksum, portable
-from pops.support.floor import search_floor
+from pops.support.methods import METHODS
 from pops.support.playing import evaluate_network, play_episodes
 from pops.support.records import Records, new_task, reference_of, reported
 from pops.support.report import write_report
@@ -56,10 +55,7 @@ def run_pops(teacher, environment, out, profile, seed, settings, objective, resu
                     log(run.once(("folding",), folding_text, policy, config, seeds))
                 task = new_task(policy.played, reference, sum(policy.layer_sizes()), config, seeds, run)
                 records = Records(policy, task, aims)
-                ended = pops(policy, task, records)
-                if config["pops"]["floor"]:
-                    search_floor(policy, task, records)
-                records.finish(ended)
+                records.finish(METHODS[config["pops"]["method"]](policy, task, records))
         plots = draw_run(run.folder)
         if run.events:
             run.events.add_images(plots)

@@ -13,6 +13,7 @@ from pops.support.rules import (
     RATE_TABLE,
     REWARD,
     REWARD_OR_NONE,
+    SHAPES,
     SHARES,
     SOME_WAYS,
     SPARSITY,
@@ -138,6 +139,11 @@ SETTINGS = {
         "learning_rate": (RATE_TABLE, "by size of the student in percent and by epoch"),
     },
     "pops": {
+        "method": (
+            one_of("pops", "search", "direct", "prune", "one_shot"),
+            "how a small network is found; all but pops are what it is compared with",
+        ),
+        "shapes": (SHAPES, "hidden units of the networks that method direct distils into"),
         "steps": (integer(1, 1000), "PoPS steps (prune, shrink, distill) at most"),
         "sizes": (
             one_of("live_units", "trimmed_units", "budgets"),
@@ -182,7 +188,7 @@ TEACHERS = {
         "target_sync": (integer(1), "updates between copies into the target network"),
         "adam_epsilon": (positive(1), "Adam's ε"),
         "n_steps": (integer(1, 100), "steps of reward before a state's value counts (more than 1: Atari games only)"),
-        "sticky": (number(0, 0.99), "probability that the last action is repeated while it learns (Atari games only)"),
+        "sticky": (number(0, 0.99), "probability that the last action is repeated in training, for Atari games only"),
         "clip_rewards": (FLAG, "learn from the signs of rewards"),
         "terminal": (one_of("episode", "point", "life"), "what ends a return: the episode, each reward, or each life lost"),
         "restart_every": (

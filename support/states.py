@@ -70,6 +70,13 @@ class StateMemory(ReplayMemory):
         """
         self.add_from(purpose)
 
+    def copy(self):
+        """A memory of its own with the same content."""
+        copy = StateMemory(self.config, self.teacher, self.seeds, self.watch)
+        copy.arrays = {name: array.copy() for name, array in self.arrays.items()}
+        copy.size, copy.next, copy.added, copy.sources = self.size, self.next, self.added, list(self.sources)
+        return copy
+
     def _play(self, purpose):
         settings, seen = self.config["replay"], 0
 
@@ -102,7 +109,9 @@ class StateMemory(ReplayMemory):
         return list(self.sources)
 
     def restore(self, sources):
-        """Makes an empty memory what it was."""
+        """Makes a memory what it was, whatever it holds."""
+        self.size = self.next = self.added = 0
+        self.sources = []
         if sources:
             self.added = sources[0][0]
             self.skip(self.added)

@@ -17,7 +17,6 @@ from pops.policies.teacher import load_teacher
 from pops.prune import PruningSchedule, _calculate_sizes_according_to_redundancy, alive, strongest_units
 from pops.support.atari import AtariEnvironments
 from pops.support.environments import check_spaces, configuration_of, is_registered, make_environments, spaces
-from pops.support.exploring import Exploration
 from pops.support.networks import read_network, save_network
 from pops.support.seeds import Seeds
 from pops.support.states import StateMemory
@@ -260,18 +259,19 @@ TINY_TEACHER = (
 ).split()
 
 
-def test_a_teacher_learns_in_games_whose_actions_stick_and_is_evaluated_without(generator):
-    actions = generator.integers(3, size=(50, 4))
-    seen = {}
-    for name, sticky in (("plain", 0), ("again", 0), ("sticky", 0.5)):
-        config = configuration("pong", assignments=[*TINY_TEACHER, f"teacher.sticky={sticky}"])
-        exploration = Exploration(config, Seeds(0))
-        for index, now in enumerate(actions):
-            exploration.step(index, now)
-        seen[name] = exploration.observations
-        assert config["environment"]["sticky"] == 0
-    np.testing.assert_array_equal(seen["plain"], seen["again"])
-    assert (seen["plain"] != seen["sticky"]).any(axis=(1, 2, 3)).all()
+def test_a_teacher_learns_and_is_evaluated_in_games_whose_actions_stick(new_run, monkeypatch):
+    played = []
+
+    def remembering(settings, *arguments, **options):
+        played.append(settings["sticky"])
+        return make_environments(settings, *arguments, **options)
+
+    monkeypatch.setattr("pops.support.exploring.make_environments", remembering)
+    monkeypatch.setattr("pops.support.playing.make_environments", remembering)
+    config = configuration("pong", assignments=[*TINY_TEACHER, "teacher.sticky=0.5"])
+    train_dqn(DQNPong(config["model"]), config, Seeds(0), new_run(config))
+    assert played == [0.5, 0.5]
+    assert config["environment"]["sticky"] == 0
 
 
 class Interrupted(Exception):
