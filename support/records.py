@@ -110,7 +110,8 @@ class Records:
     def failed(self, step, attempts, network=None):
         """No smaller student met the objective. `network`: the best one, if it is to be reported even so."""
         if network is not None:
-            self.summary["steps"][-1]["refused"] = self.report(network, "refused", step)
+            report = self.report(network, "refused", step)
+            self.summary["steps"][-1]["refused"] = {"widths": attempts[-1]["widths"], **report}
         self.summary["steps"][-1] |= {"attempts": attempts, "seconds": self._seconds(step)}
 
     def compared(self, network, *purpose):

@@ -1,0 +1,227 @@
+"""Tables and graphs of a benchmark, from the rows of its CSV file."""
+
+import math
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from pops.support.experiments import ENVIRONMENTS, METHODS, SUITES, read_rows
+from pops.support.files import ROOT, replacing
+from pops.support.statistics import interquartile_mean, interval, performance_profile, probability_of_improvement
+
+FOLDER = ROOT / "results" / "benchmark"
+PAGE = ROOT / "docs" / "benchmark.md"
+SHARE = 0.95  # of the way from random play to the teacher
+
+
+class Runs:
+    """The rows of a benchmark, run by run.
+
+    Args:
+        rows: as `experiments.read_rows` gives them.
+    """
+
+    def __init__(self, rows):
+        name = itemgetter("environment", "method", "seed")
+        self.runs = {run: list(group) for run, group in groupby(sorted(rows, key=name), name)}
+        known = [environment for environment in ENVIRONMENTS if any(name[0] == environment for name in self.runs)]
+        self.environments = known
+        self.methods = [method for method in METHODS if any(name[1] == method for name in self.runs)]
+
+    def of(self, environment, method):
+        """The runs of a method on an environment, in the order of their seeds: a list of lists of rows."""
+        return [rows for (where, how, _), rows in self.runs.items() if (where, how) == (environment, method)]
+
+    def values(self, method, value, environments=None):
+        """`value` of each run of a method: a list for each environment that has some."""
+        found = [[value(rows) for rows in self.of(name, method)] for name in environments or self.environments]
+        return [group for group in found if group]
+
+    def shared(self, *methods):
+        """The environments that all of these methods have runs on."""
+        return [name for name in self.environments if all(self.of(name, method) for method in methods)]
+
+
+def smallest(rows, share=SHARE):
+    """The smallest network of a run that keeps a share of the teacher's reward; the teacher itself where none does."""
+    kept = [row for row in rows if row["share"] >= share or row["kind"] == "teacher"]
+    return min(kept, key=lambda row: row["percent"], default={"percent": 100.0, "share": 1.0, "weights": math.nan})
+
+
+def size(rows):
+    """Percent of the teacher's weights that the smallest network has which keeps `SHARE` of the reward."""
+    return smallest(rows)["percent"]
+
+
+def reward_at(percent):
+    """The best reward of a run's networks that have at most so many percent of the weights, as a share; 0 for none."""
+    return lambda rows: max((row["share"] for row in rows if row["percent"] <= percent), default=0.0)
+
+
+def minutes(rows):
+    return rows[0]["seconds"] / 60
+
+
+def geometric(values, axis=-1):
+    """Interquartile mean of sizes, taken in the logarithm: sizes differ by factors."""
+    return np.exp(interquartile_mean(np.log(values), axis=axis))
+
+
+def table(runs, environment):
+    """The methods on one environment, in Markdown: how small, at what reward, how sure, how long."""
+    reference = runs.of(environment, "pops")
+    at = float(geometric([size(rows) for rows in reference])) if reference else None
+    heads = ["method", "runs", "size at 95 % of the reward", "smallest to largest"]
+    heads += [f"reward at {at:.2g} %"] if at else []
+    lines = [[*heads, "minutes"]]
+    for method in runs.methods:
+        if found := runs.of(environment, method):
+            sizes = [size(rows) for rows in found]
+            row = [METHODS[method].title, str(len(found)), _percent(*interval([sizes], geometric))]
+            row.append(f"{min(sizes):.3g} to {max(sizes):.3g} %" if min(sizes) < max(sizes) else "all the same")
+            if at:
+                row.append(_share(*interval([[reward_at(at * 1.0001)(rows) for rows in found]])))
+            row.append(f"{np.median([minutes(rows) for rows in found]):.1f}")
+            lines.append(row)
+    return _markdown(lines)
+
+
+def comparison(runs):
+    """PoPS beside each other method over all environments that both have, in Markdown."""
+    lines = [
+        ["PoPS beside", "environments", "size, times PoPS's", "PoPS is smaller with probability", "time, times PoPS's"]
+    ]
+    for method in runs.methods:
+        shared = runs.shared("pops", method)
+        if method == "pops" or not shared:
+            continue
+        ours, theirs = (runs.values(name, size, shared) for name in ("pops", method))
+        ratio = _mean_ratio(theirs, ours)
+        slower = _mean_ratio(*(runs.values(name, minutes, shared) for name in (method, "pops")))
+        probability = probability_of_improvement(ours, theirs)
+        lines.append([METHODS[method].title, str(len(shared)), f"{ratio:.3g}", _share(*probability), f"{slower:.2g}"])
+    return _markdown(lines)
+
+
+def _mean_ratio(groups, others):
+    """Geometric mean over environments of the ratio of two methods' interquartile means."""
+    logs = [np.log(geometric(group) / geometric(other)) for group, other in zip(groups, others, strict=True)]
+    return math.exp(np.mean(logs))
+
+
+def _percent(value, low, high):
+    return f"{value:.3g} %" + (f" ({low:.3g} to {high:.3g})" if math.isfinite(low) else "")
+
+
+def _share(value, low, high):
+    return f"{value:.2f}" + (f" ({low:.2f} to {high:.2f})" if math.isfinite(low) else "")
+
+
+def _markdown(lines):
+    head, *others = lines
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *others])
+
+
+def draw_sizes(runs, environment, path):
+    """Reward against size: a point for each network that a method reported."""
+    figure = Figure((8, 5), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    for index, method in enumerate(runs.methods):
+        found = runs.of(environment, method)
+        rows = [row for run in found for row in run if row["kind"] != "teacher"]
+        if rows:
+            percents, shares = ([row[name] for row in rows] for name in ("percent", "share"))
+            marker, label = "os^vDP*X<>"[index % 10], f"{METHODS[method].title}: {len(found)} seeds"
+            axes.plot(percents, shares, marker, markersize=5, alpha=0.7, label=label)
+    axes.axhline(1, color="black", linewidth=1)
+    axes.axhline(
+        SHARE, color="tab:green", linestyle="--", linewidth=1, label=f"{100 * SHARE:.0f} % of the teacher's reward"
+    )
+    axes.set(xscale="log", xlabel="nonzero weights, percent of the teacher's", ylabel="reward (random play 0, teacher 1)")
+    axes.set_ylim(-0.25, 1.1)
+    episodes = sorted({int(row["episodes"]) for name, run in runs.runs.items() for row in run if name[0] == environment})
+    counts = " or ".join(f"{count:,}" for count in episodes)
+    axes.set_title(f"{environment}: every network reported, over {counts} episodes")
+    axes.legend(fontsize="small")
+    axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def draw_profile(runs, path):
+    """Performance profiles: the share of runs that reach a size, at 95 % of the reward, on the environments all have."""
+    methods = [method for method in runs.methods if runs.shared(method) == runs.environments]
+    figure = Figure((8, 5), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    thresholds = np.geomspace(1e-3, 100, 400)
+    for method in methods:
+        groups = runs.values(method, size)
+        counts = sorted({len(group) for group in groups})
+        label = f"{METHODS[method].title}: {' or '.join(map(str, counts))} seeds"
+        axes.plot(thresholds, performance_profile(groups, thresholds), label=label)
+    axes.set(
+        xscale="log",
+        xlabel="at most so many percent of the teacher's weights",
+        ylabel=f"share of runs with {100 * SHARE:.0f} % of the reward",
+        title=f"Performance profiles over {', '.join(runs.environments)}",
+    )
+    axes.legend(fontsize="small")
+    axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def _save(figure, path):
+    with replacing(path) as temporary:
+        figure.savefig(temporary)
+
+
+def page():
+    """The text of docs/benchmark.md, from the CSV files that are there."""
+    parts = [HEAD]
+    for suite in SUITES:
+        path = FOLDER / f"{suite}.csv"
+        if not path.exists():
+            continue
+        runs = Runs(read_rows(path))
+        parts.append(f"\n## {TITLES[suite]}\n\n`python scripts/benchmark.py {suite}`\n")
+        if len(runs.methods) > 1 and "pops" in runs.methods:
+            parts.append(f"\n{comparison(runs)}\n")
+        for environment in runs.environments:
+            graph = f"../results/benchmark/{suite}-{environment}.png"
+            parts.append(f"\n### {environment}\n\n{table(runs, environment)}\n\n![{environment}]({graph})\n")
+        if len(runs.environments) > 1:
+            parts.append(f"\n![Performance profiles](../results/benchmark/{suite}-profile.png)\n")
+    return "".join(parts)
+
+
+def draw(suite, folder=FOLDER):
+    """Draws the graphs of a suite. Returns their paths."""
+    runs, folder = Runs(read_rows(Path(folder) / f"{suite}.csv")), Path(folder)
+    paths = [folder / f"{suite}-{environment}.png" for environment in runs.environments]
+    for environment, path in zip(runs.environments, paths, strict=True):
+        draw_sizes(runs, environment, path)
+    if len(runs.environments) > 1:
+        paths.append(folder / f"{suite}-profile.png")
+        draw_profile(runs, paths[-1])
+    return paths
+
+
+TITLES = {
+    "classic": "Which way gives the smallest networks?",
+    "ablation": "What does each departure from the paper do?",
+    "paper": "What does the paper's own schedule give?",
+    "atari": "And from pixels?",
+}
+
+HEAD = """# What is PoPS worth beside simpler methods?
+
+All methods get the same teacher, and their networks are reported in the same way, on fresh episodes. A size is that of
+the smallest network that keeps 95 % of the way from random play to the teacher: the interquartile mean over seeds (in the
+logarithm), with a 95 % interval of a stratified bootstrap in brackets. Where a run has no such network, the teacher's
+100 % counts. A pruned network counts with its nonzero weights. Rewards are shares of that way, of the best network that
+is at most as large as PoPS's.
+
+This page is written by `python scripts/benchmark.py report` from the CSV files in results/benchmark.
+"""
