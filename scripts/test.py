@@ -6,7 +6,7 @@ from setup_environment import install, run
 
 
 def main():
-    extras = (f"requirements-{name}.txt" for name in ("export", "tensorboard", "envpool"))
+    extras = (f"requirements-{name}.txt" for name in ("export", "tensorboard", "envpool", "ray"))
     install("requirements.txt", "tests/requirements.txt", *extras)
     run("-m", "pytest", *sys.argv[1:])
 

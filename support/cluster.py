@@ -166,7 +166,7 @@ def last_line(path):
 
 
 def one_by_one(experiments, storage, cores=0):
-    """Makes runs here, one after the other. Yields (experiment, Outcome) as they end, and (experiment, None) at the start."""
+    """Makes runs here, one after the other. Yields (experiment, None) as each begins, (experiment, Outcome) as it ends."""
     failed = set()
     for experiment in experiments:
         if experiment.needed in failed:

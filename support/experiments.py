@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pops.configs import configuration
 from pops.support.errors import ConfigurationError
 from pops.support.files import ROOT, replacing
 
@@ -61,7 +62,10 @@ ABLATIONS = {
     "single": ("one initialisation", ("distill.members=1",)),
     "rmsprop": ("RMSProp", ("prune.optimizer=rmsprop", "distill.optimizer=rmsprop")),
     "bias": ("hidden biases start at 0", ("distill.hidden_bias=0",)),
-    "unconfirmed": ("students are not confirmed", ("distill.confidence=0", "distill.confirm_episodes=0")),
+    "unconfirmed": (
+        "students are not confirmed",
+        ("distill.confidence=0", "distill.confirm_episodes=0", "distill.until=objective"),
+    ),
     "teacher_states": ("no states of students", ("replay.student_states=0",)),
     "budgets": ("sizes from each layer's budget", ("pops.sizes=budgets",)),
     "layers": ("all layers are kept", ("pops.fewer_layers=false",)),
@@ -186,10 +190,19 @@ def experiments(methods, environments, seeds, settings=()):
         for seed in seeds
         for environment in environments
         for method in methods
-        if not METHODS[method].trains or environment in TRAINED_HERE
+        if differs(method, environment)
     ]
     needed = [experiment.needed for experiment in asked if experiment.needed]
     return list(dict.fromkeys([*needed, *asked]))
+
+
+def differs(method, environment):
+    """Whether a method can be tried on an environment, and is another one there than PoPS."""
+    if METHODS[method].trains:
+        return environment in TRAINED_HERE
+    if method in ABLATIONS and environment in TRAINED_HERE:
+        return configuration(environment, assignments=METHODS[method].settings) != configuration(environment)
+    return True
 
 
 COLUMNS = (
