@@ -463,7 +463,7 @@ ANY_FAST = {
     "prune": LUNARLANDER_FAST["prune"] | {"episodes": 300, "confidence": 0},
     "distill": LUNARLANDER_FAST["distill"]
     | {
-        "members": 8,
+        "members": [[0.1, 8], [0, 24]],
         "epochs": 8,
         "give_up": 4,
         "episodes": 50,
