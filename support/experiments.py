@@ -53,6 +53,7 @@ METHODS = {
     "random": Method("distillation into random widths", ("pops.method=direct",), shapes="random"),
     "prune": Method("pruning while distilling, no shrinking", ("pops.method=prune",)),
     "one_shot": Method("pruning at once, nothing trained", ("pops.method=one_shot",)),
+    "ars": Method("linear policy by random search (ARS)", ("pops.method=ars",)),
     "scratch": Method("reinforcement learning at PoPS's size", shapes="same", trains=True),
 }
 
@@ -74,7 +75,7 @@ ABLATIONS = {
 METHODS |= {name: Method(f"PoPS, but: {title}", settings) for name, (title, settings) in ABLATIONS.items()}
 
 CLASSIC = ("cartpole", "lunarlander", "acrobot", "mountaincar", "pendulum")
-COMPARED = ("pops", "steps", "once", "search", "direct", "random", "prune", "one_shot", "scratch")
+COMPARED = ("pops", "steps", "once", "search", "direct", "random", "prune", "one_shot", "scratch", "ars")
 
 # A tiny run of PoPS, whose figures mean nothing.
 TINY = (

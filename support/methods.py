@@ -3,10 +3,19 @@
 Each takes what `prune.pops` takes, tells the same records, and returns why it ended, in words.
 """
 
+from operator import itemgetter
+
+import numpy as np
+
 from pops.model import agents_of
 from pops.prune import attempt, iterative_pruning_policy_distillation, pops, read_off, state_to_prune
 from pops.support.floor import search_floor
+from pops.support.playing import evaluate_network
+from pops.support.random_search import Search
+from pops.support.rewards import lower_confidence, reward_statistics
 from pops.utils import magnitude_mask
+
+PARTS = 30  # of random search
 
 
 def pops_and_search(teacher, task, records):
@@ -61,9 +70,42 @@ def one_shot(teacher, task, records):
     return "a layer would have no weights left"
 
 
+def ars(teacher, task, records):
+    """A linear policy by augmented random search, which learns from rewards alone: until it meets the objective
+    on the episodes that confirm students, for at most `PARTS` times some iterations."""
+    student, settings = student_of(teacher), task.config["distill"]
+    step, search, best = records.begin(student), Search(student, task), (-np.inf, None)
+    episodes = max(settings["episodes"], settings["confirm_episodes"])
+    for part in range(1, PARTS + 1):
+        search.go_on(part)
+        network = search.network()
+        score = ("score", "random search", part)
+        rewards = task.run.once(score, evaluate_network, network, task.config, task.seeds, episodes, "confirm", "students")
+        best = max(best, (rewards.mean(), network, rewards), key=itemgetter(0))
+        met = lower_confidence(rewards, settings["confirm_confidence"]) > task.config["evaluation"]["objective"]
+        if met:
+            break
+    _, network, rewards = best
+    weights = sum(student.layer_sizes(()))
+    tried = {"widths": (), "weights": weights, "met_objective": bool(met), "epochs": part}
+    attempts = [tried | {"chosen_by": reward_statistics(rewards)}]
+    if met:
+        records.shrunk(step, network, (), attempts)
+    else:
+        records.failed(step, attempts, network)
+    return "linear policies by random search"
+
+
 def student_of(teacher):
     """The student of the teacher's own shape."""
     return agents_of(teacher.environment).student(teacher.settings, teacher.widths)
 
 
-METHODS = {"pops": pops_and_search, "search": search, "direct": direct, "prune": prune, "one_shot": one_shot}
+METHODS = {
+    "pops": pops_and_search,
+    "search": search,
+    "direct": direct,
+    "prune": prune,
+    "one_shot": one_shot,
+    "ars": ars,
+}

@@ -140,7 +140,7 @@ SETTINGS = {
     },
     "pops": {
         "method": (
-            one_of("pops", "search", "direct", "prune", "one_shot"),
+            one_of("pops", "search", "direct", "prune", "one_shot", "ars"),
             "how a small network is found; all but pops are what it is compared with",
         ),
         "shapes": (SHAPES, "hidden units of the networks that method direct distils into"),

@@ -63,6 +63,11 @@ def test_one_shot_pruning_keeps_the_largest_weights_as_they_were(tmp_path):
             assert np.abs(before[left]).min() >= np.abs(before[~left]).max()
 
 
+def test_random_search_learns_a_linear_policy_from_rewards_alone(tmp_path):
+    (entry,) = run_of(tmp_path, "ars", "evaluation.objective=195", "evaluation.report_episodes=100")
+    assert entry["shrunk"]["weights"] == 8 and entry["shrunk"]["reward_mean"] > 190
+
+
 @pytest.mark.parametrize(
     ("settings", "word"),
     [
