@@ -40,8 +40,8 @@ def main():
 def benchmark(arguments):
     check_packages(arguments)
     from pops.support.console import log
-    from pops.support.evidence import FOLDER, PAGE, draw, page
-    from pops.support.experiments import rows, write_rows
+    from pops.support.evidence import FOLDER, PAGE, TITLES, draw, page
+    from pops.support.experiments import failed_row, rows, write_rows
     from pops.support.files import make_folder, replacing
 
     name, failed = arguments.suite, []
@@ -49,16 +49,18 @@ def benchmark(arguments):
         wanted = asked_for(arguments)
         storage = make_folder(arguments.storage or Path("runs/benchmark") / name).resolve()
         failed = make_all(wanted, storage, arguments)
+        wanted = sorted({*wanted, *others_made(wanted, storage)}, key=by_name)
         done = [experiment for experiment in wanted if experiment.summary(storage)]
-        folder = FOLDER if name in SUITES and arguments.storage is None else storage
+        folder = FOLDER if name in TITLES and not arguments.set else storage
         if done:
             path = make_folder(folder) / f"{name}.csv"
-            write_rows(path, [row for experiment in done for row in rows(experiment, storage)])
+            found = [row for experiment in done for row in rows(experiment, storage)]
+            write_rows(path, [*found, *map(failed_row, failed)])
             for written in [path, *draw(name, folder)]:
                 log(f"written: {written}")
     else:
         folder = FOLDER
-        for suite in SUITES:
+        for suite in TITLES:
             if (FOLDER / f"{suite}.csv").exists():
                 draw(suite)
     if folder == FOLDER:
@@ -89,6 +91,20 @@ def asked_for(arguments):
         settings = [*suite.get("settings", ()), *arguments.set]
         return experiments(suite["methods"], suite["environments"], seeds, settings)
     return experiments(arguments.methods.split(","), arguments.environments.split(","), seeds, arguments.set)
+
+
+def others_made(wanted, storage):
+    """Runs of further seeds of the same methods, environments and settings, which were made before."""
+    for experiment in wanted:
+        for made in (storage / str(experiment)).parent.glob("seed*/summary.json"):
+            other = experiment._replace(seed=int(made.parent.name.removeprefix("seed")))
+            if other not in wanted and other.summary(storage):
+                yield other
+
+
+def by_name(experiment):
+    """The order of a CSV file."""
+    return list(ENVIRONMENTS).index(experiment.environment), list(METHODS).index(experiment.method), experiment.seed
 
 
 def make_all(wanted, storage, arguments):

@@ -22,10 +22,16 @@ from filelock import FileLock, Timeout
 
 from pops.support.errors import ConfigurationError
 from pops.support.experiments import ENVIRONMENTS
-from pops.support.files import ROOT, make_folder
+from pops.support.files import IN_USE, ROOT, make_folder, write_json
 
 RENEWED = 5  # seconds between the signs of life of whoever has a lease
 EXPIRED = 30  # seconds without one, after which it is another's
+
+
+KILLS = 20  # of one run, after which it is given up
+
+# Loaded before anything is started: a process that was forked from one with threads should not.
+LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class Outcome(NamedTuple):
@@ -62,35 +68,47 @@ class Lease:
     def __exit__(self, *_):
         self.ended.set()
         self.renewing.join()
-        if self._mine():
-            self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if self.mine():
+                self.path.unlink()
 
-    def _mine(self):
-        with contextlib.suppress(FileNotFoundError):
+    def mine(self):
+        """Whether nobody has taken it meanwhile."""
+        try:
             return self.path.read_text() == self.token
-        return False
+        except FileNotFoundError:
+            return False
 
     def _take(self):
         try:
             with open(self.path, "x") as file:
                 file.write(self.token)
             return True
-        except FileExistsError:
-            if self._expired():
-                with contextlib.suppress(FileNotFoundError):  # only one of those who wait can rename it
-                    os.rename(self.path, stale := self.path.with_suffix(f".{uuid.uuid4().hex}"))
-                    os.unlink(stale)
+        except OSError:  # it is there, or, on Windows, open
+            if expired := self._expired():
+                self._remove(expired)
             return False
 
     def _expired(self):
-        with contextlib.suppress(FileNotFoundError), tempfile.NamedTemporaryFile(dir=self.path.parent) as now:
-            return os.stat(now.name).st_mtime - self.path.stat().st_mtime > EXPIRED
-        return False
+        """The token of a holder that gave no sign of life for too long, else None."""
+        with contextlib.suppress(OSError), tempfile.NamedTemporaryFile(dir=self.path.parent) as now:
+            token = self.path.read_text()
+            if os.stat(now.name).st_mtime - self.path.stat().st_mtime > EXPIRED:
+                return token or "nobody"
+        return None
+
+    def _remove(self, expired):
+        """Removes the lease of an expired holder; that of another, who took it meanwhile, is put back."""
+        with contextlib.suppress(OSError):
+            os.rename(self.path, aside := self.path.with_suffix(f".{uuid.uuid4().hex}"))
+            if (aside.read_text() or "nobody") != expired:
+                os.link(aside, self.path)
+            os.unlink(aside)
 
     def _renew(self):
         while not self.ended.wait(RENEWED):
             with contextlib.suppress(OSError):
-                if self._mine():
+                if self.mine():
                     os.utime(self.path)
 
 
@@ -127,29 +145,42 @@ def make(experiment, storage, cores):
     """
     folder, start = make_folder((Path(storage) / str(experiment)).parent), time.perf_counter()
     name = f"seed{experiment.seed}"
-    with Lease(folder / f"{name}.lease"), cores_of_its_own(cores) as own:
+    with Lease(folder / f"{name}.lease") as lease, cores_of_its_own(cores) as own:
         if experiment.summary(storage):  # another machine has made it meanwhile
             return Outcome("", 0.0)
         try:
             command = experiment.command(storage)
         except ConfigurationError as error:
             return Outcome(str(error), 0.0)
+        write_json(folder / f"{name}.json", experiment.describes())
         before_start = (lambda: _prepared(own)) if sys.platform == "linux" else None
         with open(folder / f"{name}.log", "a") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT, preexec_fn=before_start)
             try:
-                code = process.wait()
+                code = _wait(process, lease)
             except KeyboardInterrupt:  # which the run's process has got as well
                 process.wait()
                 raise
-        if code < 0:
-            raise Killed(f"{experiment}: ended by signal {-code}")
-        return Outcome(last_line(folder / f"{name}.log") if code else "", time.perf_counter() - start)
+        said = last_line(folder / f"{name}.log")
+        if code < 0 or (code and IN_USE in said):  # elsewhere than on Linux the process of a dead worker may go on
+            time.sleep(1)
+            raise Killed(f"{experiment}: ended by signal {-code}" if code < 0 else said)
+        return Outcome(said if code else "", time.perf_counter() - start)
+
+
+def _wait(process, lease):
+    """Waits for the end of a run. Returns its exit code; where the lease was lost, ends the run first."""
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(timeout=RENEWED)
+        with contextlib.suppress(OSError):  # storage that does not answer says nothing
+            if not lease.mine():
+                process.kill()
 
 
 def _prepared(cores):
     """In the run's process, before it starts: it ends with this one, and keeps to its cores."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    LIBRARY.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
     if cores:
         os.sched_setaffinity(0, cores)
 
@@ -173,10 +204,12 @@ def one_by_one(experiments, storage, cores=0):
             outcome = Outcome(f"needs {experiment.needed}, which failed", 0.0)
         else:
             yield experiment, None
-            outcome = None
-            while outcome is None:
-                with contextlib.suppress(Killed):
+            for _ in range(KILLS):
+                try:
                     outcome = make(experiment, storage, cores)
+                    break
+                except Killed as error:
+                    outcome = Outcome(f"{error}, {KILLS} times; perhaps there is not enough memory", 0.0)
         if outcome.failed:
             failed.add(experiment)
         yield experiment, outcome
@@ -203,11 +236,12 @@ def on_ray(experiments, storage, cores, address=None):
         logging_level="ERROR",
     )
     try:
-        remote = ray.remote(max_retries=-1, retry_exceptions=[Killed])(_made)
+        remote = ray.remote(max_retries=KILLS, retry_exceptions=[Killed])(_made)
         made, waiting = {}, {}
+        whole = _largest(ray.nodes(), cores, max(ENVIRONMENTS[experiment.environment][1] for experiment in experiments))
         for experiment in experiments:
             memory = ENVIRONMENTS[experiment.environment][1] * 2**30
-            task = remote.options(num_cpus=max(1, cores), memory=memory, name=str(experiment))
+            task = remote.options(num_cpus=cores or whole, memory=memory, name=str(experiment))
             needed = made.get(experiment.needed)
             made[experiment] = task.remote(experiment, str(storage), cores, needed)
             waiting[made[experiment]] = experiment
@@ -223,6 +257,23 @@ def on_ray(experiments, storage, cores, address=None):
                 yield None, None
     finally:
         ray.shutdown()
+
+
+def _largest(machines, cores, memory):
+    """How many cores the largest machine of a cluster has. Raises ConfigurationError where none has room for a run.
+
+    Args:
+        machines: as `ray.nodes()` gives them.
+        cores, memory: that a run takes; memory in GB.
+    """
+    rooms = [(machine["Resources"].get("CPU", 0), machine["Resources"].get("memory", 0) / 2**30) for machine in machines]
+    if not any(count >= max(1, cores) and free >= memory for count, free in rooms):
+        count, free = max(rooms, default=(0, 0))
+        raise ConfigurationError(
+            f"no machine has {max(1, cores)} cores and {memory} GB for a run: the largest has {count:.0f} and {free:.1f}; "
+            "give --cores, or use --one-by-one"
+        )
+    return int(max(rooms)[0])
 
 
 def _made(experiment, storage, cores, needed):

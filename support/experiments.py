@@ -18,9 +18,11 @@ ENVIRONMENTS = {
     "acrobot": (["--env-id", "Acrobot-v1", "--teacher", "saved_models/acrobot/teacher.zip"], 2),
     "mountaincar": (["--env-id", "MountainCar-v0", "--teacher", "saved_models/mountaincar/teacher.zip"], 2),
     "pendulum": (["--env-id", "Pendulum-v1", "--teacher", "saved_models/pendulum/teacher.zip"], 2),
-    "pong": (["pong"], 6),
-    "pacman": (["pacman"], 6),
+    "pong": (["pong"], 8),
+    "pacman": (["pacman"], 8),
 }
+
+ATARI = ("pong", "pacman")
 
 TRAINED_HERE = ("cartpole", "lunarlander", "pong", "pacman")  # their teachers, by train_teacher.py
 
@@ -116,9 +118,17 @@ class Experiment(NamedTuple):
         """What its run found, or None if that has not ended."""
         try:
             summary = json.loads((storage / str(self) / "summary.json").read_text())
+            made_with = json.loads((storage / f"{self}.json").read_text())
         except FileNotFoundError:
             return None
+        if made_with != self.describes():
+            raise ConfigurationError(f"{storage / str(self)}: was made with other settings; give another --storage")
         return summary if "seconds" in summary else None
+
+    def describes(self):
+        """What makes it the run that it is, for the file beside its folder."""
+        method = METHODS[self.method]
+        return {"settings": [*self.settings, *method.settings], "arguments": list(method.arguments)}
 
     def command(self, storage):
         """What starts or resumes it, a list of arguments.
@@ -142,17 +152,15 @@ class Experiment(NamedTuple):
         """Widths of the networks that PoPS ended with, or random ones with as many weights."""
         summary = self.needed.summary(storage)
         chosen = [summary[key] for key in ("smallest_matching_teacher", "smallest_above_objective") if summary[key]]
-        shapes = list(dict.fromkeys(tuple(choice["widths"]) for choice in chosen))
-        if not shapes:
+        chosen = {tuple(choice["widths"]): choice["weights"] for choice in chosen}
+        if not chosen:
             raise ConfigurationError(f"{self.needed} found no network")
         if kind == "same":
-            return [list(shape) for shape in shapes]
+            return [list(shape) for shape in chosen]
         model = json.loads((storage / str(self.needed) / "config.json").read_text())["settings"]["model"]
         ends = int(np.prod(model["observation_shape"])), model["actions"]
         generator = np.random.default_rng([self.seed, 1])
-        return [
-            random_widths(generator, ends, choice["weights"], len(model["widths"])) for choice in chosen for _ in range(3)
-        ]
+        return [random_widths(generator, ends, weights, len(model["widths"])) for weights in chosen.values()]
 
 
 def random_widths(generator, ends, most, depth):
@@ -199,6 +207,8 @@ def experiments(methods, environments, seeds, settings=()):
 
 def differs(method, environment):
     """Whether a method can be tried on an environment, and is another one there than PoPS."""
+    if environment in ATARI and method in ("random", "ars"):
+        return False  # these are dense networks
     if METHODS[method].trains:
         return environment in TRAINED_HERE
     if method in ABLATIONS and environment in TRAINED_HERE:
@@ -237,6 +247,12 @@ def rows(experiment, storage):
             **{key: report[key] for key in ("episodes", "reward_mean", "reward_stderr")},
             "seconds": summary["seconds"],
         }
+
+
+def failed_row(experiment):
+    """The row of a run that found nothing: the teacher's size counts."""
+    nothing = {"step": 0, "kind": "failed", "widths": "", "weights": "nan", "percent": 100, "share": 0}
+    return experiment._asdict() | nothing | dict.fromkeys(("episodes", "reward_mean", "reward_stderr", "seconds"), "nan")
 
 
 def write_rows(path, all_rows):

@@ -135,6 +135,7 @@ def check_listed(path):
 
 
 LOCK = ".lock"
+IN_USE = "another process is running there"
 
 
 def lock(folder):
@@ -147,8 +148,7 @@ def lock(folder):
     try:
         held.acquire(timeout=0)
     except Timeout:
-        message = "another process is running there; wait for it to end, or give another --out"
-        raise ConfigurationError(f"{folder}: {message}") from None
+        raise ConfigurationError(f"{folder}: {IN_USE}; wait for it to end, or give another --out") from None
     except OSError as error:
         raise ConfigurationError(f"{folder}: cannot be locked ({error.strerror}); give another --out") from None
     return held

@@ -75,14 +75,15 @@ def ars(teacher, task, records):
     on the episodes that confirm students, for at most `PARTS` times some iterations."""
     student, settings = student_of(teacher), task.config["distill"]
     step, search, best = records.begin(student), Search(student, task), (-np.inf, None)
-    episodes = max(settings["episodes"], settings["confirm_episodes"])
+    episodes = settings["confirm_episodes"] or settings["episodes"]
     for part in range(1, PARTS + 1):
         search.go_on(part)
         network = search.network()
-        score = ("score", "random search", part)
-        rewards = task.run.once(score, evaluate_network, network, task.config, task.seeds, episodes, "confirm", "students")
-        best = max(best, (rewards.mean(), network, rewards), key=itemgetter(0))
-        met = lower_confidence(rewards, settings["confirm_confidence"]) > task.config["evaluation"]["objective"]
+        key = ("score", "random search", part)
+        rewards = task.run.once(key, evaluate_network, network, task.config, task.seeds, episodes, "confirm", "students")
+        score = lower_confidence(task.reference.adjusted(rewards), settings["confirm_confidence"])
+        best = max(best, (score, network, rewards), key=itemgetter(0))
+        met = score > task.config["evaluation"]["objective"]
         if met:
             break
     _, network, rewards = best

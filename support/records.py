@@ -7,7 +7,7 @@ from pops.support.spaces import INPUT_NAMES
 from pops.train import Task, robustness
 from pops.utils import count_weights
 
-# A pruned network is an intermediate result: no more episodes than this are played to report it.
+# In PoPS a pruned network is an intermediate result: no more episodes than this are played to report it.
 PRUNED_EPISODES = 100
 
 
@@ -89,10 +89,11 @@ class Records:
     def pruned(self, step, network, redundancy, live_units, inputs):
         """IPP gave this network, of whose magnitudes these shares pass through each input."""
         self.task.run.save_model(f"pruned_step_{step}.keras", network)
+        most = PRUNED_EPISODES if self.task.config["pops"]["method"] == "pops" else None
         entry = {
             "step": step,
             "from_widths": self.widths,
-            "pruned": self.report(network, "pruned", step, most=PRUNED_EPISODES),
+            "pruned": self.report(network, "pruned", step, most=most),
             "redundancy": [round(float(r), 6) for r in redundancy],
             "live_units": live_units,
             "inputs": [float(f"{share:.4g}") for share in inputs],  # 0 only where there is no path

@@ -73,7 +73,8 @@ class StateMemory(ReplayMemory):
     def copy(self):
         """A memory of its own with the same content."""
         copy = StateMemory(self.config, self.teacher, self.seeds, self.watch)
-        copy.arrays = {name: array.copy() for name, array in self.arrays.items()}
+        for name, array in self.arrays.items():
+            copy.arrays[name][: self.size] = array[: self.size]  # what is not filled takes no memory yet
         copy.size, copy.next, copy.added, copy.sources = self.size, self.next, self.added, list(self.sources)
         return copy
 

@@ -5,6 +5,7 @@ from scipy import stats
 
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
+LEAST = 5  # values of a group, below which there is no interval: it would hold the truth far too seldom
 
 
 def interquartile_mean(values, axis=-1):
@@ -20,7 +21,7 @@ def interval(groups, statistic=interquartile_mean):
         statistic: of values along an axis.
 
     Returns:
-        (statistic, low, high). Where a group has one value only, there is no interval: both are nan.
+        (statistic, low, high). Where a group has less than `LEAST` values, there is no interval: both are nan.
     """
     groups = [np.asarray(group, float) for group in groups]
 
@@ -56,7 +57,7 @@ def performance_profile(groups, thresholds):
 
 def _bootstrap(groups, statistic):
     value = float(statistic(*groups))
-    if min(map(len, groups)) < 2:
+    if min(map(len, groups)) < LEAST:
         return value, np.nan, np.nan
     found = stats.bootstrap(
         groups,

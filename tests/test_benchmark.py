@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,15 +15,16 @@ import pytest
 pytest.importorskip("scipy")
 
 from pops.support import cluster  # noqa: I001
-from pops.support.cluster import Killed, Lease, cores_of_its_own, last_line, make, one_by_one
+from pops.support.cluster import Killed, Lease, _largest, cores_of_its_own, last_line, make, one_by_one
 from pops.support.errors import ConfigurationError
-from pops.support.evidence import FOLDER, PAGE, Runs, page, reward_at, size, table
+from pops.support.evidence import FOLDER, PAGE, Runs, draw, page, reward_at, size, table
 from pops.support.experiments import (
     ABLATIONS,
     SUITES,
     TINY,
     Experiment,
     experiments,
+    failed_row,
     random_widths,
     read_rows,
     rows,
@@ -60,6 +62,8 @@ def found(folder, choices, widths=(256, 256, 128)):
     folder.mkdir(parents=True)
     summary = {"seconds": 60.0, "steps": [], "random": {"reward_mean": 0.0}} | choices
     (folder / "summary.json").write_text(json.dumps(summary))
+    description = Experiment(folder.parent.name, "cartpole", 0).describes()
+    Path(f"{folder}.json").write_text(json.dumps(description))
     model = {"observation_shape": [4], "actions": 2, "widths": widths}
     (folder / "config.json").write_text(json.dumps({"settings": {"model": model}}))
 
@@ -73,7 +77,7 @@ def test_networks_are_given_the_shapes_that_pops_found(tmp_path):
     assert "model.widths=[3, 1]" in line and line[1].endswith("train_teacher.py")
     line = Experiment("random", "cartpole", 0).command(tmp_path)
     shapes = json.loads(next(part for part in line if part.startswith("pops.shapes=")).partition("=")[2])
-    assert len(shapes) == 6 and len({tuple(shape) for shape in shapes}) > 2
+    assert len(shapes) == 2 and shapes[0] != [3, 1]
     found(tmp_path / "cartpole/pops/seed1", {"smallest_matching_teacher": None, "smallest_above_objective": None})
     with pytest.raises(ConfigurationError, match="found no network"):
         Experiment("direct", "cartpole", 1).command(tmp_path)
@@ -107,16 +111,16 @@ def test_intervals_cover_the_true_value_about_as_often_as_they_say():
 
 def test_resampling_is_stratified():
     # Environments with one value each, again and again: nothing varies but within them.
-    value, low, high = interval([[1.0, 1.0, 1.0], [5.0, 5.0, 5.0]], np.mean)
+    value, low, high = interval([[1.0] * 5, [5.0] * 5], np.mean)
     assert value == low == high == 3.0
-    assert np.isnan(interval([[1.0], [2.0, 3.0]])[1])
+    assert np.isnan(interval([[1.0] * 4, [2.0, 3.0] * 4])[1])
 
 
 def test_the_probability_of_improvement():
     assert probability_of_improvement([[1, 2, 3]], [[4, 5, 6]])[0] == 1.0
     assert probability_of_improvement([[1, 1]], [[1, 1]])[0] == 0.5
-    value, low, high = probability_of_improvement([[1, 3], [1, 3]], [[2, 2], [0, 4]])
-    assert value == pytest.approx(0.5) and low <= value <= high
+    value, low, high = probability_of_improvement([[1, 3, 1, 3, 1], [1, 3, 2, 2, 2]], [[2] * 5, [0, 4, 2, 2, 2]])
+    assert value == pytest.approx((0.6 + 0.5) / 2) and low <= value <= high
 
 
 def test_the_performance_profile():
@@ -137,14 +141,16 @@ def test_sizes_and_rewards_of_a_run():
     run = [row(100, 1.0, "teacher"), row(10, 0.99), row(1, 0.96), row(0.1, 0.9), row(0.5, 0.2, "pruned")]
     assert size(run) == 1
     assert size(run[:1] + run[3:]) == 100
-    assert reward_at(0.6)(run) == 0.9 and reward_at(5)(run) == 0.96 and reward_at(0.01)(run) == 0.0
+    assert reward_at(0.6, run) == 0.9 and reward_at(5, run) == 0.96 and reward_at(0.01, run) == 0.0
 
 
 def test_a_table_says_how_sure_it_is():
-    runs = Runs([row(percent, 1.0, seed=seed) for seed, percent in enumerate([1.0, 1.0, 2.0, 4.0])])
-    cells = table(runs, "cartpole").split("\n")[2].split(" | ")
-    assert cells[:2] == ["| PoPS", "4"] and cells[3] == "1 to 4 %"
-    assert cells[2].startswith("1.41 % (1 to ")  # the root of 1 and 2, the middle ones
+    sizes = [1.0, 1.0, 2.0, 4.0]
+    cells = table(Runs([row(percent, 1.0, seed=seed) for seed, percent in enumerate(sizes)]), "cartpole").split(" | ")
+    assert "1.41 %" in cells and "1 to 4 %" in cells  # the root of 1 and 2, the middle ones; too few for an interval
+    sizes = [1.0, 1.0, 2.0, 4.0, 4.0]
+    text = table(Runs([row(percent, 1.0, seed=seed) for seed, percent in enumerate(sizes)]), "cartpole")
+    assert "| 2 % (1 to 4) |" in text
 
 
 def test_the_page_follows_from_the_files():
@@ -205,6 +211,56 @@ def test_a_run_that_is_killed_is_started_again(tmp_path, quick):
     assert starts(tmp_path, EXPERIMENT) == 3
 
 
+def test_a_run_whose_lease_another_has_is_ended(tmp_path, quick, monkeypatch):
+    monkeypatch.setattr(cluster, "RENEWED", 0.1)
+    quick(seconds=30)
+    taken = threading.Timer(1.0, (tmp_path / f"{EXPERIMENT}.lease").write_text, ["another machine"])
+    taken.start()
+    with pytest.raises(Killed, match="signal 9"):
+        make(EXPERIMENT, tmp_path, 0)
+    assert (tmp_path / f"{EXPERIMENT}.lease").read_text() == "another machine"
+
+
+def test_a_run_that_is_killed_again_and_again_is_given_up(tmp_path, quick, monkeypatch):
+    monkeypatch.setattr(cluster, "KILLS", 2)
+    quick(ends="import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    *_, (_, outcome) = one_by_one([EXPERIMENT], tmp_path)
+    assert "ended by signal 11, 2 times" in outcome.failed and starts(tmp_path, EXPERIMENT) == 2
+
+
+def test_runs_with_other_settings_are_not_taken_for_these(tmp_path):
+    found(tmp_path / "cartpole/pops/seed0", {})
+    assert EXPERIMENT.summary(tmp_path)["seconds"] == 60
+    with pytest.raises(ConfigurationError, match="other settings; give another --storage"):
+        EXPERIMENT._replace(settings=("distill.members=2",)).summary(tmp_path)
+
+
+def test_a_cluster_without_room_for_a_run_is_told():
+    machines = [{"Resources": {"CPU": 2.0, "memory": 3 * 2.0**30}}, {"Resources": {"CPU": 1.0, "memory": 9 * 2.0**30}}]
+    assert _largest(machines, 2, 2) == 2 and _largest(machines, 1, 8) == 2
+    for cores, memory in ((3, 2), (2, 8)):
+        with pytest.raises(ConfigurationError, match="no machine has"):
+            _largest(machines, cores, memory)
+
+
+def test_a_run_that_failed_counts_as_the_teacher(tmp_path):
+    write_rows(tmp_path / "x.csv", [failed_row(EXPERIMENT)])
+    (line,) = read_rows(tmp_path / "x.csv")
+    assert size([line]) == 100 and reward_at(50, [line]) == 0
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_pages_of_all_suites_can_be_made(suite, tmp_path, monkeypatch):
+    monkeypatch.setattr("pops.support.evidence.FOLDER", tmp_path)
+    lines = []
+    for experiment in experiments(SUITES[suite]["methods"], SUITES[suite]["environments"], range(SUITES[suite]["seeds"])):
+        line = row(1.0 + experiment.seed, 1.0, method=experiment.method, seed=experiment.seed)
+        lines.append(line | {"environment": experiment.environment})
+    write_rows(tmp_path / f"{suite}.csv", lines)
+    assert all(path.exists() for path in draw(suite, tmp_path))
+    assert suite == "smoke" or f"benchmark.py {suite}`" in page()
+
+
 def test_what_needs_a_run_that_failed_fails_with_its_name(tmp_path, quick):
     quick(ends="print('no teacher there'); sys.exit(1)")
     outcomes = [outcome for _, outcome in one_by_one(experiments(["direct"], ["cartpole"], [0]), tmp_path) if outcome]
@@ -219,6 +275,9 @@ def test_a_lease_is_one_machines_until_it_gives_no_sign_of_life(tmp_path, monkey
         time.sleep(1.5)
         assert not Lease(path)._take()  # it is renewed
     assert not path.exists()
+    path.write_text("who came while another judged the lease before")
+    Lease(path)._remove("a machine that died")
+    assert path.read_text().startswith("who came")
     path.write_text("a machine that died")
     began = time.perf_counter()
     with Lease(path) as lease:
@@ -296,7 +355,7 @@ def test_the_suite_smoke(tmp_path):
     made = read_rows(tmp_path / "run.csv")
     assert {(line["method"], line["kind"]) for line in made} >= {("pops", "pruned"), ("direct", "shrunk")}
     assert all(0 < line["percent"] <= 100 for line in made)
-    summary = Experiment("pops", "cartpole", 0).summary(tmp_path)
+    summary = Experiment("pops", "cartpole", 0, tuple(TINY)).summary(tmp_path)
     (shrunk,) = [line for line in made if (line["method"], line["kind"]) == ("pops", "shrunk")]
     assert shrunk["reward_mean"] == summary["steps"][0]["shrunk"]["reward_mean"]
     again = command("benchmark.py", *arguments, *sets)
@@ -328,7 +387,7 @@ def test_rows_of_a_teacher_that_was_trained_small(tmp_path):
     teacher = {"reward_mean": 200.0, "weights": 99_584, "widths": [256, 256, 128]}
     found(tmp_path / "cartpole/pops/seed0", {"teacher": teacher, "random": {"reward_mean": 20.0}})
     small = {"weights": 6, "reward_mean": 110.0, "reward_stderr": 1.0, "episodes": 100}
-    (tmp_path / "cartpole/scratch/seed0").mkdir(parents=True)
+    found(tmp_path / "cartpole/scratch/seed0", {})
     (tmp_path / "cartpole/scratch/seed0/summary.json").write_text(json.dumps({"teacher": small, "seconds": 5.0}))
     (line,) = rows(Experiment("scratch", "cartpole", 0), tmp_path)
     assert line["share"] == "0.5" and line["percent"] == f"{600 / 99_584:.6g}" and line["kind"] == "trained"

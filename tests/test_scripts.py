@@ -106,11 +106,11 @@ def test_the_floor_search_goes_on_where_no_step_leads_further(tmp_path):
     assert result.returncode == 0, result.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     first, *found = summary["steps"]
-    assert "pruned" in first and len(found) == 2
+    assert "pruned" in first and len(found) == 1
     weights = [entry["shrunk"]["weights"] for entry in summary["steps"]]
     assert weights == sorted(set(weights), reverse=True) and summary["smallest_above_objective"]["weights"] == weights[-1]
     for entry in found:
-        assert entry["floor"] == "objective" and "pruned" not in entry and len(entry["attempts"]) == 1
+        assert entry["floor"] == "objective" and "pruned" not in entry and 1 <= len(entry["attempts"]) <= 2
         assert len(entry["shrunk"]["widths"]) < 3  # flatter than the teacher
         student = keras.saving.load_model(tmp_path / "run" / f"student_step_{entry['step']}.keras")
         assert count_weights(student)[0] == entry["shrunk"]["weights"]
