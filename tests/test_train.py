@@ -370,6 +370,22 @@ def test_visited_states_are_all_of_them_or_those_of_every_second_fourth_step(mon
         assert visited.stride == 4 and visited.steps == 60
 
 
+@pytest.mark.parametrize("states", [3, 390])
+def test_a_copied_memory_keeps_what_is_added_to_itself_and_can_be_restored(states, config, teacher_task, generator):
+    task = teacher_task(config)[0].apart()
+    before = {name: array.copy() for name, array in task.begun.arrays.items()}
+    used, other = task.new_replay(), task.new_replay()
+    used.add_visited(generator.normal(size=(states, 4)).astype(np.float32))
+    for name, array in before.items():
+        np.testing.assert_array_equal(task.begun.arrays[name], array)
+        np.testing.assert_array_equal(other.arrays[name][: other.size], array[: other.size])
+        assert not np.array_equal(used.arrays[name], other.arrays[name])
+    other.restore(used.content())
+    assert (other.size, other.next, other.added) == (used.size, used.next, used.added)
+    for name, array in used.arrays.items():
+        np.testing.assert_array_equal(other.arrays[name], array)
+
+
 def test_games_that_students_go_on_with_join_the_replay(config, teacher_task):
     changes = {"capacity": 2000, "student_steps": 30, "environments": 5}
     task, agent = teacher_task(config | {"replay": config["replay"] | changes})
