@@ -5,6 +5,7 @@ benchmark.py run M,... E,... --seeds 0-9     runs of your own: methods and envir
 benchmark.py report         docs/benchmark.md and the graphs anew, from results/benchmark
 """
 
+import importlib.util
 import sys
 import time
 from pathlib import Path
@@ -38,43 +39,55 @@ def main():
 
 
 def benchmark(arguments):
+    """What the command does."""
     check_packages(arguments)
-    from pops.support.console import log
-    from pops.support.evidence import FOLDER, PAGE, TITLES, draw, page
-    from pops.support.experiments import failed_row, rows, write_rows
-    from pops.support.files import make_folder, replacing
+    from pops.support.evidence import FOLDER, TITLES, draw
+    from pops.support.files import make_folder
 
-    name, failed = arguments.suite, []
-    if name != "report":
-        wanted = asked_for(arguments)
-        storage = make_folder(arguments.storage or Path("runs/benchmark") / name).resolve()
-        failed = make_all(wanted, storage, arguments)
-        wanted = sorted({*wanted, *others_made(wanted, storage)}, key=by_name)
-        done = [experiment for experiment in wanted if experiment.summary(storage)]
-        folder = FOLDER if name in TITLES and not arguments.set else storage
-        if done:
-            path = make_folder(folder) / f"{name}.csv"
-            found = [row for experiment in done for row in rows(experiment, storage)]
-            write_rows(path, [*found, *map(failed_row, failed)])
-            for written in [path, *draw(name, folder)]:
-                log(f"written: {written}")
-    else:
-        folder = FOLDER
+    name = arguments.suite
+    if name == "report":
         for suite in TITLES:
             if (FOLDER / f"{suite}.csv").exists():
-                draw(suite)
+                draw(FOLDER / f"{suite}.csv")
+        write_page()
+        return
+    wanted, storage = asked_for(arguments), make_folder(arguments.storage or Path("runs/benchmark") / name).resolve()
+    failed = make_all(wanted, storage, arguments)
+    folder = FOLDER if name in TITLES and not arguments.set else storage
+    collect(wanted, failed, storage, make_folder(folder) / f"{name}.csv")
     if folder == FOLDER:
-        with replacing(PAGE) as temporary:
-            temporary.write_text(page())
-        log(f"written: {PAGE}")
+        write_page()
     if failed:
         raise RunFailed(f"{len(failed)} runs failed, {failed[0]} first; their logs are in {storage}")
 
 
+def collect(wanted, failed, storage, path):
+    """Writes the CSV file of the runs that are there, also of further seeds, and draws its graphs."""
+    from pops.support.console import log
+    from pops.support.evidence import draw
+    from pops.support.experiments import failed_row, rows, write_rows
+
+    made = [part for part in {*wanted, *others_made(wanted, storage)} if part.summary(storage)]
+    found = [row for experiment in sorted(made, key=by_name) for row in rows(experiment, storage)]
+    if found or failed:
+        write_rows(path, [*found, *map(failed_row, failed)])
+        for written in [path, *draw(path)]:
+            log(f"written: {written}")
+
+
+def write_page():
+    """Writes docs/benchmark.md."""
+    from pops.support.console import log
+    from pops.support.evidence import PAGE, page
+    from pops.support.files import replacing
+
+    with replacing(PAGE) as temporary:
+        temporary.write_text(page(), encoding="utf-8")
+    log(f"written: {PAGE}")
+
+
 def check_packages(arguments):
     """Raises ConfigurationError where a package is missing that is not one of requirements.txt."""
-    import importlib.util
-
     for package, needed in (("scipy", True), ("ray", arguments.suite != "report" and not arguments.one_by_one)):
         if needed and not importlib.util.find_spec(package):
             raise ConfigurationError(f"{package} is missing; install with: pip install -r requirements-ray.txt")

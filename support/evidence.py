@@ -3,7 +3,6 @@
 import math
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -198,14 +197,14 @@ def page():
     return "".join(parts)
 
 
-def draw(suite, folder=FOLDER):
-    """Draws the graphs of a suite. Returns their paths."""
-    runs, folder = Runs(read_rows(Path(folder) / f"{suite}.csv")), Path(folder)
-    paths = [folder / f"{suite}-{environment}.png" for environment in runs.environments]
-    for environment, path in zip(runs.environments, paths, strict=True):
-        draw_sizes(runs, environment, path)
+def draw(path):
+    """Draws the graphs of a benchmark's CSV file, beside it. Returns their paths."""
+    runs = Runs(read_rows(path))
+    paths = [path.with_name(f"{path.stem}-{environment}.png") for environment in runs.environments]
+    for environment, graph in zip(runs.environments, paths, strict=True):
+        draw_sizes(runs, environment, graph)
     if len(runs.environments) > 1:
-        paths.append(folder / f"{suite}-profile.png")
+        paths.append(path.with_name(f"{path.stem}-profile.png"))
         draw_profile(runs, paths[-1])
     return paths
 

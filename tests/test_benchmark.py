@@ -154,7 +154,7 @@ def test_a_table_says_how_sure_it_is():
 
 
 def test_the_page_follows_from_the_files():
-    assert PAGE.read_text() == page()
+    assert PAGE.read_text(encoding="utf-8") == page()
     for path in FOLDER.glob("*.csv"):
         again = Path(f"{path}.again")
         try:
@@ -257,7 +257,7 @@ def test_pages_of_all_suites_can_be_made(suite, tmp_path, monkeypatch):
         line = row(1.0 + experiment.seed, 1.0, method=experiment.method, seed=experiment.seed)
         lines.append(line | {"environment": experiment.environment})
     write_rows(tmp_path / f"{suite}.csv", lines)
-    assert all(path.exists() for path in draw(suite, tmp_path))
+    assert all(path.exists() for path in draw(tmp_path / f"{suite}.csv"))
     assert suite == "smoke" or f"benchmark.py {suite}`" in page()
 
 
