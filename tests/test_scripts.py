@@ -486,7 +486,7 @@ def test_the_command_pops_has_the_scripts_as_subcommands(tmp_path):
 
     assert pops("--version").stdout == f"pops {__version__}\n"
     scripts = {path.stem for path in (ROOT / "scripts").glob("*.py")}
-    own = {"quickstart", "test", "setup_environment", "settings_page", "zoo"}  # of a clone only
+    own = {"quickstart", "test", "setup_environment", "settings_page", "zoo", "benchmark"}  # of a clone only
     assert {module for module, _ in COMMANDS.values()} == scripts - own
     assert all(f"  {name} " in pops("--help").stdout for name in COMMANDS)
     result = pops("evaluate", tmp_path / "nope.keras")
