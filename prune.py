@@ -437,18 +437,14 @@ def pops(teacher, task, records):
         RunFailed: a loss is no longer a number.
     """
     settings = task.config["pops"]
-    student = agents_of(teacher.environment).student(teacher.settings, teacher.widths)
-    network, original_sizes = teacher.network, teacher.layer_sizes()
+    student, network, original_sizes = student_of(teacher), teacher.network, teacher.layer_sizes()
     for step in range(1, settings["steps"] + 1):
         thinner = settings["fewer_layers"] and student.removable()
         if max(student.widths, default=1) == 1 and not thinner:
             return f"{'one unit in each' if student.widths else 'no hidden'} layer: no narrower network exists"
-        records.started(step, student)
-        state = state_to_prune(student, network, task, step)
-        weights = iterative_pruning_policy_distillation(student, state, task, step)
-        if weights is None:
+        pruned = prune_student(student, network, task, records, step)
+        if pruned is None:
             return f"step {step}: no pruned student met the objective"
-        pruned = student.plain_network("pruned", weights)
         redundancy, live_units = read_off(student, pruned, original_sizes, records, step)
 
         before = sum(student.layer_sizes())
@@ -469,6 +465,23 @@ def pops(teacher, task, records):
         if change < settings["min_change"]:
             return f"step {step}: the size changed by {change:.3g} points only"
     return f"{settings['steps']} steps done"
+
+
+def student_of(teacher):
+    """The student of the teacher's own shape."""
+    return agents_of(teacher.environment).student(teacher.settings, teacher.widths)
+
+
+def prune_student(student, network, task, records, step):
+    """The first half of a PoPS step: IPP of a student that starts as a copy of a plain network.
+
+    Returns:
+        The pruned network, or None if no evaluation met the objective.
+    """
+    records.started(step, student)
+    state = state_to_prune(student, network, task, step)
+    weights = iterative_pruning_policy_distillation(student, state, task, step)
+    return None if weights is None else student.plain_network("pruned", weights)
 
 
 def read_off(student, pruned, original_sizes, records, step):
@@ -533,19 +546,21 @@ def attempt(larger, widths, task, step, attempts, start=None):
     members = by_size(task.config["distill"]["members"], 100 * weights / task.original_weights)
     student, schedule = type(larger)(larger.settings | FRESH, widths, members), PruningSchedule.of(task.config["prune"])
     distilled = Distilled(*fit_supervised(student, task, step, len(attempts) + 1, start, schedule))
-    attempts.append(
-        {
-            "widths": widths,
-            "weights": weights,
-            "met_objective": distilled.met,
-            "epochs": distilled.epochs,
-            "chosen_by": reward_statistics(distilled.rewards),
-        }
-    )
-    if distilled.robust:
-        attempts[-1]["robust"] = distilled.robust
+    attempts.append(tried(widths, weights, distilled))
     if not distilled.met:
         failed = [way for way, kept in distilled.robust.items() if not kept["holds"]]
         what = f"did not hold with {', '.join(failed)}" if failed else "did not meet the objective"
         log(f"step {step}: {weights} weights {what} in {distilled.epochs} epochs")
     return student.alone, distilled
+
+
+def tried(widths, weights, distilled):
+    """For the summary: a network that was tried, its number of weights, and its Distilled."""
+    return {
+        "widths": widths,
+        "weights": weights,
+        "met_objective": distilled.met,
+        "epochs": distilled.epochs,
+        "chosen_by": reward_statistics(distilled.rewards),
+        **({"robust": distilled.robust} if distilled.robust else {}),
+    }

@@ -26,8 +26,6 @@ from pops.support.files import IN_USE, ROOT, make_folder, write_json
 
 RENEWED = 5  # seconds between the signs of life of whoever has a lease
 EXPIRED = 30  # seconds without one, after which it is another's
-
-
 KILLS = 20  # of one run, after which it is given up
 
 # Loaded before anything is started: a process that was forked from one with threads should not.
@@ -118,13 +116,10 @@ def cores_of_its_own(count):
     if not (count and hasattr(os, "sched_getaffinity")):
         yield None
         return
-    allowed, folder = (
-        sorted(os.sched_getaffinity(0)),
-        make_folder(Path(tempfile.gettempdir()) / f"pops-cores-{os.getuid()}"),
-    )
+    folder = make_folder(Path(tempfile.gettempdir()) / f"pops-cores-{os.getuid()}")
     with contextlib.ExitStack() as stack:
         taken = []
-        for core in allowed:
+        for core in sorted(os.sched_getaffinity(0)):
             if len(taken) < count:
                 with contextlib.suppress(Timeout):
                     stack.enter_context(FileLock(folder / str(core), timeout=0))
@@ -143,25 +138,25 @@ def make(experiment, storage, cores):
     Raises:
         Killed: its process was.
     """
-    folder, start = make_folder((Path(storage) / str(experiment)).parent), time.perf_counter()
-    name = f"seed{experiment.seed}"
-    with Lease(folder / f"{name}.lease") as lease, cores_of_its_own(cores) as own:
+    start, storage = time.perf_counter(), Path(storage)
+    make_folder((storage / str(experiment)).parent)
+    with Lease(storage / f"{experiment}.lease") as lease, cores_of_its_own(cores) as own:
         if experiment.summary(storage):  # another machine has made it meanwhile
             return Outcome("", 0.0)
         try:
             command = experiment.command(storage)
         except ConfigurationError as error:
             return Outcome(str(error), 0.0)
-        write_json(folder / f"{name}.json", experiment.describes())
+        write_json(storage / f"{experiment}.json", experiment.describes())
         before_start = (lambda: _prepared(own)) if sys.platform == "linux" else None
-        with open(folder / f"{name}.log", "a") as log:
+        with open(storage / f"{experiment}.log", "a") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT, preexec_fn=before_start)
             try:
                 code = _wait(process, lease)
             except KeyboardInterrupt:  # which the run's process has got as well
                 process.wait()
                 raise
-        said = last_line(folder / f"{name}.log")
+        said = last_line(storage / f"{experiment}.log")
         if code < 0 or (code and IN_USE in said):  # elsewhere than on Linux the process of a dead worker may go on
             time.sleep(1)
             raise Killed(f"{experiment}: ended by signal {-code}" if code < 0 else said)
@@ -280,4 +275,4 @@ def _made(experiment, storage, cores, needed):
     """`make`, as a task of Ray: after the run whose networks it needs."""
     if needed is not None and needed.failed:
         return Outcome(f"needs {experiment.needed}, which failed", 0.0)
-    return make(experiment, Path(storage), cores)
+    return make(experiment, storage, cores)

@@ -45,15 +45,9 @@ class Runs:
         return [name for name in self.environments if all(self.of(name, method) for method in methods)]
 
 
-def smallest(rows, share=SHARE):
-    """The smallest network of a run that keeps a share of the teacher's reward; the teacher itself where none does."""
-    kept = [row for row in rows if row["share"] >= share or row["kind"] == "teacher"]
-    return min(kept, key=lambda row: row["percent"], default={"percent": 100.0, "share": 1.0, "weights": math.nan})
-
-
 def size(rows):
-    """Percent of the teacher's weights that the smallest network has which keeps `SHARE` of the reward."""
-    return smallest(rows)["percent"]
+    """Percent of the teacher's weights that the smallest network has which keeps `SHARE` of the reward; 100 for none."""
+    return min((row["percent"] for row in rows if row["share"] >= SHARE), default=100.0)
 
 
 def reward_at(percent, rows):

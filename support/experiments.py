@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pops.configs import configuration
+from pops import configs
 from pops.support.errors import ConfigurationError
 from pops.support.files import ROOT, replacing
 
@@ -21,10 +21,6 @@ ENVIRONMENTS = {
     "pong": (["pong"], 8),
     "pacman": (["pacman"], 8),
 }
-
-ATARI = ("pong", "pacman")
-
-TRAINED_HERE = ("cartpole", "lunarlander", "pong", "pacman")  # their teachers, by train_teacher.py
 
 
 class Method(NamedTuple):
@@ -137,7 +133,7 @@ class Experiment(NamedTuple):
             ConfigurationError: the run that it needs found no network.
         """
         method, (arguments, _) = METHODS[self.method], ENVIRONMENTS[self.environment]
-        settings = [*self.settings, *method.settings]
+        settings = self.describes()["settings"]
         if method.shapes:
             shapes = self._shapes(storage, method.shapes)
             settings.append(
@@ -207,13 +203,12 @@ def experiments(methods, environments, seeds, settings=()):
 
 def differs(method, environment):
     """Whether a method can be tried on an environment, and is another one there than PoPS."""
-    if environment in ATARI and method in ("random", "ars"):
+    if environment not in configs.ENVIRONMENTS:
+        return not METHODS[method].trains  # train_teacher.py does not know it
+    plain = configs.configuration(environment)
+    if method in ("random", "ars") and configs.is_atari(plain["environment"]):
         return False  # these are dense networks
-    if METHODS[method].trains:
-        return environment in TRAINED_HERE
-    if method in ABLATIONS and environment in TRAINED_HERE:
-        return configuration(environment, assignments=METHODS[method].settings) != configuration(environment)
-    return True
+    return method not in ABLATIONS or configs.configuration(environment, assignments=METHODS[method].settings) != plain
 
 
 COLUMNS = (

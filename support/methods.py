@@ -7,12 +7,12 @@ from operator import itemgetter
 
 import numpy as np
 
-from pops.model import agents_of
-from pops.prune import attempt, iterative_pruning_policy_distillation, pops, read_off, state_to_prune
+from pops.prune import attempt, pops, prune_student, read_off, student_of, tried
 from pops.support.floor import search_floor
 from pops.support.playing import evaluate_network
 from pops.support.random_search import Search
-from pops.support.rewards import lower_confidence, reward_statistics
+from pops.support.rewards import lower_confidence
+from pops.train import Distilled
 from pops.utils import magnitude_mask
 
 PARTS = 30  # of random search
@@ -37,22 +37,17 @@ def direct(teacher, task, records):
     for widths in task.config["pops"]["shapes"]:
         step, attempts = records.begin(student), []
         smaller, distilled = attempt(student, tuple(widths), task, step, attempts)
-        network = smaller.plain_network("student", distilled.weights)
-        if distilled.met:
-            records.shrunk(step, network, smaller.widths, attempts)
-        else:
-            records.failed(step, attempts, network)
+        record(records, step, smaller.plain_network("student", distilled.weights), attempts)
     return "every shape was tried"
 
 
 def prune(teacher, task, records):
     """The teacher is pruned step by step while it is distilled (IPP), once; no network is shrunk."""
     student = student_of(teacher)
-    records.started(1, student)
-    weights = iterative_pruning_policy_distillation(student, state_to_prune(student, teacher.network, task, 1), task, 1)
-    if weights is None:
+    pruned = prune_student(student, teacher.network, task, records, 1)
+    if pruned is None:
         return "no pruned student met the objective"
-    read_off(student, student.plain_network("pruned", weights), teacher.layer_sizes(), records, 1)
+    read_off(student, pruned, teacher.layer_sizes(), records, 1)
     return "pruned"
 
 
@@ -83,23 +78,20 @@ def ars(teacher, task, records):
         rewards = task.run.once(key, evaluate_network, network, task.config, task.seeds, episodes, "confirm", "students")
         score = lower_confidence(task.reference.adjusted(rewards), settings["confirm_confidence"])
         best = max(best, (score, network, rewards), key=itemgetter(0))
-        met = score > task.config["evaluation"]["objective"]
-        if met:
+        if met := bool(score > task.config["evaluation"]["objective"]):
             break
     _, network, rewards = best
-    weights = sum(student.layer_sizes(()))
-    tried = {"widths": (), "weights": weights, "met_objective": bool(met), "epochs": part}
-    attempts = [tried | {"chosen_by": reward_statistics(rewards)}]
-    if met:
-        records.shrunk(step, network, (), attempts)
-    else:
-        records.failed(step, attempts, network)
+    found = Distilled(network.get_weights(), met, part, rewards)
+    record(records, step, network, [tried((), sum(student.layer_sizes(())), found)])
     return "linear policies by random search"
 
 
-def student_of(teacher):
-    """The student of the teacher's own shape."""
-    return agents_of(teacher.environment).student(teacher.settings, teacher.widths)
+def record(records, step, network, attempts):
+    """Tells the records of the only network of a step, whether or not it met the objective."""
+    if attempts[-1]["met_objective"]:
+        records.shrunk(step, network, attempts[-1]["widths"], attempts)
+    else:
+        records.failed(step, attempts, network)
 
 
 METHODS = {

@@ -13,22 +13,16 @@ import pytest
 from filelock import FileLock
 
 from pops.configs import configuration
+from pops.support import experiments
 from pops.support.errors import ConfigurationError
 from pops.support.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 TEACHER = ROOT / "saved_models" / "cartpole" / "teacher.keras"
 
-# A whole run of PoPS in seconds: few updates and episodes, and an objective that a barely trained student meets.
-TINY = (
-    "evaluation.objective=8.5 evaluation.lower_bound=1 "
-    "evaluation.report_episodes=4 evaluation.choose_episodes=4 "
-    "replay.observe=400 replay.capacity=400 replay.environments=20 "
-    "prune.iterations=4 prune.updates=20 prune.evaluate_every=20 prune.episodes=3 "
-    "prune.confidence=0 prune.end=60 prune.frequency=5 prune.final_sparsity=0.5 "
-    "distill.members=2 distill.epochs=2 distill.updates=20 distill.episodes=3 "
-    "distill.confidence=0 distill.confirm_episodes=0 pops.steps=2"
-).split()
+# A whole run of PoPS in seconds: few updates and episodes, and an objective that a barely trained student meets. It has
+# two steps.
+TINY = [*experiments.TINY, "prune.iterations=4", "prune.end=60", "distill.epochs=2", "pops.steps=2"]
 
 
 @pytest.fixture
