@@ -353,7 +353,8 @@ def test_a_redundant_layer_is_one_that_a_kernel_in_its_place_could_replace(model
     widths, live, _, sizes, less, _ = model
     left = (1 - np.array(less)) * sizes
     units = [4, *(max(1, units) for units in live), 2]
-    excess = [units[i - 1] * units[i + 1] / max(1, left[i - 1] + left[i]) for i in range(1, len(units) - 1)]
+    around = [max(1, np.floor(left[i - 1] + left[i] + 1e-6)) for i in range(1, len(units) - 1)]  # weights are whole
+    excess = [units[i] * units[i + 2] / around[i] for i in range(len(around))]
     layer = redundant_layer(less, sizes, live, StudentCartPole(SETTINGS, (1,) * len(widths)))
     assert min(excess) > 1 - 1e-9 if layer is None else excess[layer] == pytest.approx(min(excess)) and excess[layer] <= 1
 
