@@ -2,6 +2,7 @@
 
 benchmark.py SUITE          all runs of a suite that are not done yet, its CSV file, graphs, and docs/benchmark.md
 benchmark.py run M,... E,... --seeds 0-9     runs of your own: methods and environments, separated by commas
+benchmark.py tune ENV --set pops.shapes=[[2]]    settings for the distillation into one network, by Ray Tune
 benchmark.py report         docs/benchmark.md and the graphs anew, from results/benchmark
 """
 
@@ -17,24 +18,37 @@ from pops.support import commands
 from pops.support.errors import ConfigurationError, RunFailed
 from pops.support.experiments import ENVIRONMENTS, METHODS, SUITES, experiments
 
+NAMED = {"run": ["METHODS", "ENVS"], "tune": ["ENV"]}
+
 
 def main():
     parser = commands.Parser(__doc__, "python scripts/benchmark.py classic")
-    known = f"{', '.join(SUITES)}, run or report"
+    known = f"{', '.join(SUITES)}, run, tune or report"
     parser.add_argument("suite", metavar="SUITE", help=known)
-    parser.add_argument("methods", nargs="?", metavar="METHODS", help=f"run: of {', '.join(METHODS)}")
-    parser.add_argument("environments", nargs="?", metavar="ENVS", help=f"run: of {', '.join(ENVIRONMENTS)}")
-    parser.add_argument("--seeds", metavar="A-B", help="seeds from A to B, or one (the suite's; run: 0)")
+    names = f"run: methods of {', '.join(METHODS)}; run and tune: of {', '.join(ENVIRONMENTS)}"
+    parser.add_argument("names", nargs="*", metavar="NAMES", help=names)
+    parser.add_argument("--seeds", metavar="A-B", help="seeds from A to B, or one (the suite's; run and tune: 0)")
+    parser.add_argument(
+        "--over",
+        action="append",
+        default=[],
+        metavar="GROUP.KEY=[...]",
+        help="tune: values of a setting to draw from; may be given more than once (tau, members and rates)",
+    )
+    parser.add_argument("--trials", type=commands.integer(1, 10_000), default=16, metavar="N", help="tune: draws (16)")
     parser.add_argument("--storage", type=Path, metavar="DIR", help="folder of the runs (runs/benchmark)")
     parser.add_argument("--cores", type=commands.integer(0, 1024), default=1, metavar="N", help="for each run (1); 0: all")
     parser.add_argument("--address", metavar="HOST:PORT", help="of a Ray cluster; without it, Ray starts on this machine")
     parser.add_argument("--one-by-one", action="store_true", help="without Ray, one run after the other")
     parser.add_set_argument("change one setting of all runs; may be given more than once")
     arguments = parser.parse_args()
-    if arguments.suite not in (*SUITES, "run", "report"):
+    if arguments.suite not in (*SUITES, *NAMED, "report"):
         parser.error(f"{arguments.suite!r} is none of {known}")
-    if (arguments.suite == "run") != (arguments.environments is not None):
-        parser.error("run METHODS ENVS: give both" if arguments.suite == "run" else "METHODS and ENVS are for run only")
+    named = NAMED.get(arguments.suite, [])
+    if len(arguments.names) != len(named):
+        parser.error(f"{' '.join([arguments.suite, *named])}: {len(arguments.names)} names were given")
+    if arguments.suite == "tune" and arguments.one_by_one:
+        parser.error("tune needs Ray; leave --one-by-one out")
     commands.run_command(lambda: benchmark(arguments), lambda: "start it again to go on")
 
 
@@ -51,7 +65,10 @@ def benchmark(arguments):
                 draw(FOLDER / f"{suite}.csv")
         write_page()
         return
-    wanted, storage = asked_for(arguments), make_folder(arguments.storage or Path("runs/benchmark") / name).resolve()
+    if name == "tune":
+        tune(arguments)
+        return
+    wanted, storage = asked_for(arguments), storage_of(arguments)
     failed = make_all(wanted, storage, arguments)
     folder = FOLDER if name in TITLES and not arguments.set else storage
     collect(wanted, failed, storage, make_folder(folder) / f"{name}.csv")
@@ -93,17 +110,47 @@ def check_packages(arguments):
             raise ConfigurationError(f"{package} is missing; install with: pip install -r requirements-ray.txt")
 
 
-def asked_for(arguments):
-    """The runs that the arguments name, a list of Experiments."""
-    suite = SUITES.get(arguments.suite)
-    low, _, high = (arguments.seeds or (f"0-{suite['seeds'] - 1}" if suite else "0")).partition("-")
+def storage_of(arguments):
+    """The folder of the runs."""
+    from pops.support.files import make_folder
+
+    return make_folder(arguments.storage or Path("runs/benchmark") / arguments.suite).resolve()
+
+
+def tune(arguments):
+    """Makes the trials of a tuning, and prints and writes what came of them."""
+    from pops.support.console import log, table
+    from pops.support.tuning import draw_trials, space, tune_settings, write_trials
+
+    (environment,), storage, (seed, *more) = arguments.names, storage_of(arguments), seeds_of(arguments, "0")
+    if more:
+        raise ConfigurationError(f"--seeds {arguments.seeds}: tune takes one seed")
+    trials = draw_trials(environment, space(arguments.over), arguments.trials, arguments.set, seed)
+    found, failed = tune_settings(trials, storage, arguments.cores, arguments.address)
+    write_trials(storage / "tune.csv", found)
+    results = ("reward", "reported", "stderr")
+    rows = ([f"{value:.1f}" if name in results else str(value) for name, value in row.items()] for row in found)
+    log(table([list(found[0]), *rows]))
+    log(f"written: {storage / 'tune.csv'}")
+    if failed:
+        raise RunFailed(f"{len(failed)} trials failed; {failed[0]}")
+
+
+def seeds_of(arguments, default):
+    """The seeds that the arguments name, a range."""
+    low, _, high = (arguments.seeds or default).partition("-")
     if not (low.isdigit() and (high or low).isdigit() and int(low) <= int(high or low)):
         raise ConfigurationError(f"--seeds {arguments.seeds}: give one seed, or a range such as 0-4")
-    seeds = range(int(low), int(high or low) + 1)
-    if suite:
-        settings = [*suite.get("settings", ()), *arguments.set]
+    return range(int(low), int(high or low) + 1)
+
+
+def asked_for(arguments):
+    """The runs that the arguments name, a list of Experiments."""
+    if suite := SUITES.get(arguments.suite):
+        seeds, settings = seeds_of(arguments, f"0-{suite['seeds'] - 1}"), [*suite.get("settings", ()), *arguments.set]
         return experiments(suite["methods"], suite["environments"], seeds, settings)
-    return experiments(arguments.methods.split(","), arguments.environments.split(","), seeds, arguments.set)
+    methods, environments = (names.split(",") for names in arguments.names)
+    return experiments(methods, environments, seeds_of(arguments, "0"), arguments.set)
 
 
 def others_made(wanted, storage):

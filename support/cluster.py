@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
+from pops.support.console import log
 from pops.support.errors import ConfigurationError
 from pops.support.experiments import ENVIRONMENTS
 from pops.support.files import IN_USE, ROOT, make_folder, write_json
@@ -220,23 +221,13 @@ def on_ray(experiments, storage, cores, address=None):
         cores: for each run.
         address: of the cluster; without it, Ray is started on this machine.
     """
-    import ray
-    from ray.exceptions import RayError
-
-    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    ray.init(
-        address=address,
-        runtime_env={"env_vars": {"PYTHONPATH": paths}},
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
-    try:
+    with started(address) as ray:
         remote = ray.remote(max_retries=KILLS, retry_exceptions=[Killed])(_made)
         made, waiting = {}, {}
-        whole = _largest(ray.nodes(), cores, max(ENVIRONMENTS[experiment.environment][1] for experiment in experiments))
+        rooms = needs(experiments, cores, ray.nodes())
         for experiment in experiments:
-            memory = ENVIRONMENTS[experiment.environment][1] * 2**30
-            task = remote.options(num_cpus=cores or whole, memory=memory, name=str(experiment))
+            count, memory = rooms[experiment]
+            task = remote.options(num_cpus=count, memory=memory, name=str(experiment))
             needed = made.get(experiment.needed)
             made[experiment] = task.remote(experiment, str(storage), cores, needed)
             waiting[made[experiment]] = experiment
@@ -246,12 +237,45 @@ def on_ray(experiments, storage, cores, address=None):
                 experiment = waiting.pop(reference)
                 try:
                     yield experiment, ray.get(reference)
-                except RayError as error:
+                except ray.exceptions.RayError as error:
                     yield experiment, Outcome(str(error).strip().split("\n")[-1], 0.0)
             if not ended:
                 yield None, None
+
+
+@contextlib.contextmanager
+def started(address=None):
+    """Ray, for as long as the block lasts: of the cluster at this address, or started on this machine."""
+    import ray
+
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    context = ray.init(
+        address=address,
+        runtime_env={"env_vars": {"PYTHONPATH": paths}},
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+    if context.dashboard_url:
+        log(f"Ray's dashboard: http://{context.dashboard_url}")
+    try:
+        yield ray
     finally:
         ray.shutdown()
+
+
+def needs(experiments, cores, machines):
+    """The cores and bytes of memory that each run takes: {Experiment: (cores, bytes)}.
+
+    Args:
+        cores: for each run; 0 for all of a machine.
+        machines: as `ray.nodes()` gives them.
+
+    Raises:
+        ConfigurationError: no machine has room for one of them.
+    """
+    memory = {experiment: ENVIRONMENTS[experiment.environment][1] for experiment in experiments}
+    whole = _largest(machines, cores, max(memory.values()))
+    return {experiment: (cores or whole, size * 2**30) for experiment, size in memory.items()}
 
 
 def _largest(machines, cores, memory):

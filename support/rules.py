@@ -237,7 +237,8 @@ def _of_the_students(config):
     yield replay["observe"] >= replay["environments"], "replay", "observe", "is below replay.environments"
     pops = config["pops"]
     direct = pops["method"] == "direct"
-    yield direct == bool(pops["shapes"]), "pops", "shapes", "are needed" if direct else "are for pops.method=direct only"
+    needed = "names no network, such as [[2]], for pops.method=direct" if direct else "is for pops.method=direct only"
+    yield direct == bool(pops["shapes"]), "pops", "shapes", needed
 
 
 def _of_q_learning(config, atari):

@@ -1,5 +1,6 @@
 """The benchmark: its runs, whatever is killed, its statistics against values worked out by hand, and its page."""
 
+import csv
 import json
 import os
 import signal
@@ -30,6 +31,7 @@ from pops.support.experiments import (
     rows,
     write_rows,
 )
+from pops.support.tuning import draw_trials
 from pops.support.statistics import interquartile_mean, interval, performance_profile, probability_of_improvement
 
 from conftest import ROOT, command, refused
@@ -367,8 +369,16 @@ def test_the_suite_smoke(tmp_path):
     ("arguments", "word"),
     [
         (("everything",), "none of"),
-        (("run", "pops"), "give both"),
-        (("classic", "pops", "cartpole"), "for run only"),
+        (("run", "pops"), "run METHODS ENVS: 1 names"),
+        (("classic", "pops", "cartpole"), "classic: 2 names"),
+        (("tune",), "tune ENV: 0 names"),
+        (("tune", "cartpole", "--one-by-one"), "needs Ray"),
+        (("tune", "cartpole"), "pops.shapes"),
+        (("tune", "cartpole", "--set=pops.shapes=[[1],[2]]"), "one network"),
+        (("tune", "chess"), "'chess' is no environment"),
+        (("tune", "cartpole", "--set=pops.shapes=[[1]]", "--over=distill.tua=[1,2]"), "distill.tua"),
+        (("tune", "cartpole", "--over=distill.tau=0.1"), "in brackets"),
+        (("tune", "cartpole", "--seeds=0-3"), "one seed"),
         (("smoke", "--seeds", "3-1", "--one-by-one"), "--seeds 3-1"),
         (("run", "pops", "chess", "--one-by-one"), "'chess' is no environment"),
     ],
@@ -391,6 +401,37 @@ def test_rows_of_a_teacher_that_was_trained_small(tmp_path):
     (tmp_path / "cartpole/scratch/seed0/summary.json").write_text(json.dumps({"teacher": small, "seconds": 5.0}))
     (line,) = rows(Experiment("scratch", "cartpole", 0), tmp_path)
     assert line["share"] == "0.5" and line["percent"] == f"{600 / 99_584:.6g}" and line["kind"] == "trained"
+
+
+# Tuning
+
+
+def test_trials_are_drawn_once_each():
+    values = {"distill.tau": [0.1, 1.0], "distill.members": [2, 3, 4]}
+    few, all_of_them = (draw_trials("cartpole", values, count, ["pops.shapes=[[1]]"], 0) for count in (4, 100))
+    assert len(few) == 4 and set(few) <= set(all_of_them) and len(all_of_them) == 6
+    for trial, drawn in all_of_them.items():
+        assert trial.settings[-2:] == (f"distill.tau={drawn['distill.tau']}", f"distill.members={drawn['distill.members']}")
+    assert list(few) == list(draw_trials("cartpole", values, 4, ["pops.shapes=[[1]]"], 0))
+
+
+def test_tuning(tmp_path):
+    """Four trials in Ray Tune, in which the worse ones are given up."""
+    pytest.importorskip("ray.tune")
+    sets = [
+        f"--set={setting}" for setting in (*TINY, "pops.shapes=[[2]]", "distill.epochs=4", "evaluation.objective=199.5")
+    ]
+    over = "--over=distill.learning_rate=[[[0,[[null,0.01]]]],[[0,[[null,1e-9]]]]]", "--over=distill.tau=[0.1,1]"
+    result = command("benchmark.py", "tune", "cartpole", *over, *sets, "--storage", tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "tune.csv" in result.stdout
+    with open(tmp_path / "tune.csv", newline="") as file:
+        found = list(csv.DictReader(file))
+    assert len(found) == 4
+    for line in found:
+        assert 1 <= int(line["epochs"]) <= 4
+    finished = [float(line["reported"]) for line in found if float(line["reported"]) > 0]
+    assert finished and finished == sorted(finished, reverse=True)
 
 
 @pytest.mark.slow

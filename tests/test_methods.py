@@ -71,8 +71,8 @@ def test_random_search_learns_a_linear_policy_from_rewards_alone(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "word"),
     [
-        (["pops.method=direct"], "pops.shapes: [] are needed"),
-        (["pops.shapes=[[1]]"], "pops.shapes: [[1]] are for pops.method=direct only"),
+        (["pops.method=direct"], "pops.shapes: [] names no network"),
+        (["pops.shapes=[[1]]"], "pops.shapes: [[1]] is for pops.method=direct only"),
         (["pops.method=direct", "pops.shapes=[[0]]"], "a list of lists"),
         (["pops.method=guess"], "one of pops, search"),
     ],
