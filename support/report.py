@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pops.support.errors import ConfigurationError
 from pops.support.files import replacing
-from pops.support.results import choice_lines, result_rows
+from pops.support.results import LOW, choice_lines, low, result_rows
 from pops.support.rewards import rewards_text
 from pops.utils import draw_rewards
 
@@ -65,8 +65,8 @@ def _table(headings, rows, kind=""):
 def _results(summary):
     if "steps" not in summary:  # of a teacher's training
         teacher = summary["teacher"]
-        row = [f"{teacher['weights']:,}", rewards_text(teacher), f"{teacher['reward_min']:.0f}", teacher["episodes"]]
-        return _table(["weights", "reward ± s.e.", "lowest", "fresh episodes"], [row]) + _time(summary)
+        row = [f"{teacher['weights']:,}", rewards_text(teacher), *low(teacher), teacher["episodes"]]
+        return _table(["weights", "reward ± s.e.", *LOW, "fresh episodes"], [row]) + _time(summary)
     headings, *rows = result_rows(summary)
     lines = [*choice_lines(summary), f"ended: {summary['ended']}"]
     return _table(headings, rows) + "".join(f"<p>{html.escape(line)}</p>\n" for line in lines) + _time(summary)

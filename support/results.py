@@ -13,6 +13,13 @@ CHOICES = {
     "smallest_matching_teacher": "smallest that matches the teacher",
 }
 
+LOW = "lowest", "worst tenth"  # headings of what `low` gives
+
+
+def low(report):
+    """The lowest reward of a report's episodes, and the mean of the worst tenth (older runs lack it), in words."""
+    return [f"{report[key]:.0f}" if key in report else "" for key in ("reward_min", "reward_worst_tenth")]
+
 
 def load_run(folder):
     """Reads a finished run: {folder, config, summary, metrics}, metrics as a list of rows.
@@ -48,13 +55,13 @@ def load_run(folder):
 def result_rows(summary):
     """The summary as a table, rows of text: headings, teacher, then what each PoPS step pruned and shrunk."""
     also = [name for name in WAYS if name in summary["teacher"]]
-    headings = ["policy", "hidden units", "weights", "percent", "reward ± s.e.", "lowest"]
+    headings = ["policy", "hidden units", "weights", "percent", "reward ± s.e.", *LOW]
     rows = [[*headings, *(f"{name} ± s.e." for name in also), "seconds"]]
 
     def add(name, report, widths, seconds=""):
         others = [rewards_text(report[name]) if name in report else "" for name in also]
         size = shape_text(widths), f"{report['nonzero']:,}", shares(report)
-        rows.append([name, *size, rewards_text(report), f"{report['reward_min']:.0f}", *others, seconds])
+        rows.append([name, *size, rewards_text(report), *low(report), *others, seconds])
 
     add("teacher", summary["teacher"], summary["teacher"]["widths"])
     for entry in summary["steps"]:
@@ -80,7 +87,7 @@ def choice_lines(summary):
 def markdown_table(runs):
     """For each run a row for each of its `CHOICES`, or one row where both are the same student."""
     also = [name for name in WAYS if any(name in run["summary"]["teacher"] for run in runs)]
-    headings = ["seed", "student", "hidden units", "weights", "percent", "reward", "lowest", "minutes"]
+    headings = ["seed", "student", "hidden units", "weights", "percent", "reward", *LOW, "minutes"]
     headings[6:6] = also
     rows = [headings, ["---"] * len(headings)]
     for run in runs:
@@ -99,7 +106,7 @@ def markdown_table(runs):
                 ]
                 row += [f"{report['weights']:,}", shares(report), rewards_text(report)]
                 row += [rewards_text(report[name]) if name in report else "" for name in also]
-                rows.append([*row, f"{report['reward_min']:.0f}", minutes])
+                rows.append([*row, *low(report), minutes])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

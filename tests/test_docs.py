@@ -11,6 +11,7 @@ import pytest
 from pops.__main__ import COMMANDS
 from pops.scripts.settings_page import PAGE, page
 from pops.support import commands
+from pops.support.results import choice_lines, load_run, markdown_table, result_rows
 
 from conftest import ROOT
 
@@ -35,6 +36,23 @@ def test_links_lead_to_files_and_headings(path):
         assert target.exists(), f"{path.name}: {link}"
         if anchor:
             assert anchor in anchors(target.read_text(encoding="utf-8")), f"{path.name}: {link}"
+
+
+@pytest.mark.parametrize("name", ["cartpole", "lunarlander"])
+def test_tables_follow_from_the_results(name):
+    text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    assert markdown_table([load_run(folder) for folder in sorted((ROOT / "results" / name).glob("seed*"))]) in text
+
+
+def test_the_example_is_a_run_of_the_results():
+    text, run = (
+        (ROOT / "docs" / "cartpole.md").read_text(encoding="utf-8"),
+        load_run(ROOT / "results" / "cartpole" / "seed0"),
+    )
+    shown = {tuple(line.split()) for line in text.splitlines()}
+    for row in result_rows(run["summary"]):
+        assert tuple(" ".join(row).split()) in shown
+    assert all(line in text for line in choice_lines(run["summary"]))
 
 
 def commands_of(path):
