@@ -85,10 +85,10 @@ def epochs(folder):
     """Mean rewards of the epochs that a run has written down so far."""
     try:
         with open(folder / "metrics.csv", newline="") as file:
-            rows = csv.DictReader(file)
-            return [float(row["reward_mean"]) for row in rows if row["phase"] == "distill" and row["reward_mean"]]
+            rows = [row for row in csv.DictReader(file) if row["phase"] == "distill" and row["reward_stderr"]]
     except FileNotFoundError:
         return []
+    return [float(row["reward_mean"]) for row in rows]  # whole where the column after it has begun
 
 
 def follow(config, trials, storage, cores):
