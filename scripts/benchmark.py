@@ -7,6 +7,8 @@ benchmark.py report         docs/benchmark.md and the graphs anew, from results/
 """
 
 import importlib.util
+import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -128,12 +130,17 @@ def tune(arguments):
     trials = draw_trials(environment, space(arguments.over), arguments.trials, arguments.set, seed)
     found, failed = tune_settings(trials, storage, arguments.cores, arguments.address)
     write_trials(storage / "tune.csv", found)
-    results = ("reward", "reported", "stderr")
-    rows = ([f"{value:.1f}" if name in results else str(value) for name, value in row.items()] for row in found)
-    log(table([list(found[0]), *rows]))
+    log(table([list(found[0]), *([in_words(*pair) for pair in row.items()] for row in found)]))
     log(f"written: {storage / 'tune.csv'}")
     if failed:
         raise RunFailed(f"{len(failed)} trials failed; {failed[0]}")
+
+
+def in_words(name, value):
+    """A value in the table of trials: rewards with one decimal, where there are some, all else as `--set` takes it."""
+    if name in ("reward", "reported", "stderr"):
+        return f"{value:.1f}" if math.isfinite(value) else ""
+    return json.dumps(value)
 
 
 def seeds_of(arguments, default):

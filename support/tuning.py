@@ -69,7 +69,9 @@ def draw_trials(environment, values, count, settings, seed):
     if len(config["pops"]["shapes"]) != 1:
         raise ConfigurationError("tune: name the hidden layers of one network to tune for, such as --set pops.shapes=[[2]]")
     counts, trials = [len(choices) for choices in values.values()], {}
-    for one in np.random.default_rng(seed).permutation(math.prod(counts))[:count]:
+    if (combinations := math.prod(counts)) > 10**6:
+        raise ConfigurationError(f"--over: {combinations:,} combinations; give at most a million")
+    for one in np.random.default_rng(seed).permutation(combinations)[:count]:
         picked = np.unravel_index(one, counts)
         drawn = {name: choices[index] for (name, choices), index in zip(values.items(), picked, strict=True)}
         trials[Experiment("pops", environment, seed, (*settings, *starmap(assignment, drawn.items())))] = drawn
@@ -136,7 +138,7 @@ def tune_settings(trials, storage, cores, address=None):
                 scheduler=ASHAScheduler(time_attr="epoch", max_t=1000, grace_period=FIRST, reduction_factor=KEPT),
             ),
             run_config=tune.RunConfig(
-                name="tune", storage_path=str(storage), failure_config=tune.FailureConfig(max_failures=KILLS)
+                name="tune", storage_path=str(storage), failure_config=tune.FailureConfig(max_failures=KILLS), verbose=1
             ),
         )
         failed = [
