@@ -122,14 +122,15 @@ def storage_of(arguments):
 def tune(arguments):
     """Makes the trials of a tuning, and prints and writes what came of them."""
     from pops.support.console import log, table
-    from pops.support.tuning import draw_trials, space, tune_settings, write_trials
+    from pops.support.experiments import write_rows
+    from pops.support.tuning import draw_trials, space, tune_settings
 
     (environment,), storage, (seed, *more) = arguments.names, storage_of(arguments), seeds_of(arguments, "0")
     if more:
         raise ConfigurationError(f"--seeds {arguments.seeds}: tune takes one seed")
     trials = draw_trials(environment, space(arguments.over), arguments.trials, arguments.set, seed)
     found, failed = tune_settings(trials, storage, arguments.cores, arguments.address)
-    write_trials(storage / "tune.csv", found)
+    write_rows(storage / "tune.csv", found, found[0])
     log(table([list(found[0]), *([in_words(*pair) for pair in row.items()] for row in found)]))
     log(f"written: {storage / 'tune.csv'}")
     if failed:

@@ -186,10 +186,8 @@ def experiments(methods, environments, seeds, settings=()):
     Raises:
         ConfigurationError: a name is unknown.
     """
-    for kind, names, known in (("method", methods, METHODS), ("environment", environments, ENVIRONMENTS)):
-        for name in names:
-            if name not in known:
-                raise ConfigurationError(f"{name!r} is no {kind}; there are {', '.join(known)}")
+    check_names("method", methods, METHODS)
+    check_names("environment", environments, ENVIRONMENTS)
     asked = [
         Experiment(method, environment, seed, tuple(settings))
         for seed in seeds
@@ -199,6 +197,13 @@ def experiments(methods, environments, seeds, settings=()):
     ]
     needed = [experiment.needed for experiment in asked if experiment.needed]
     return list(dict.fromkeys([*needed, *asked]))
+
+
+def check_names(kind, names, known):
+    """Raises ConfigurationError unless all names are known ones."""
+    for name in names:
+        if name not in known:
+            raise ConfigurationError(f"{name!r} is no {kind}; there are {', '.join(known)}")
 
 
 def differs(method, environment):
@@ -250,10 +255,10 @@ def failed_row(experiment):
     return experiment._asdict() | nothing | dict.fromkeys(("episodes", "reward_mean", "reward_stderr", "seconds"), "nan")
 
 
-def write_rows(path, all_rows):
-    """Writes a benchmark's CSV file."""
+def write_rows(path, all_rows, columns=COLUMNS):
+    """Writes a benchmark's CSV file, or another one of rows with these columns."""
     with replacing(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(all_rows)
 

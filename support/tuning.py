@@ -15,8 +15,7 @@ import numpy as np
 from pops import configs
 from pops.support.cluster import KILLS, make, needs, started
 from pops.support.errors import ConfigurationError
-from pops.support.experiments import ENVIRONMENTS, Experiment
-from pops.support.files import replacing
+from pops.support.experiments import ENVIRONMENTS, Experiment, check_names
 
 # What is drawn from where --over names nothing.
 SPACE = {
@@ -38,10 +37,7 @@ def space(over):
     found = {}
     for text in over:
         name, _, values = text.partition("=")
-        try:
-            found[name] = json.loads(values)
-        except json.JSONDecodeError:
-            found[name] = None
+        found[name] = configs.value_of(values)
         if not isinstance(found[name], list) or not found[name]:
             raise ConfigurationError(f"--over {text}: give values in brackets, such as distill.tau=[0.01,0.1]")
     return found or SPACE
@@ -59,12 +55,11 @@ def draw_trials(environment, values, count, settings, seed):
     Raises:
         ConfigurationError: a setting is wrong, or there are no shapes.
     """
-    if environment not in ENVIRONMENTS:
-        raise ConfigurationError(f"{environment!r} is no environment; there are {', '.join(ENVIRONMENTS)}")
+    check_names("environment", [environment], ENVIRONMENTS)
+    known = environment if environment in configs.ENVIRONMENTS else "cartpole"  # has the names of all others
     settings = ["pops.method=direct", *settings]
     for name, choices in values.items():  # each alone, to name the one that is wrong
         for choice in choices:
-            known = environment if environment in configs.ENVIRONMENTS else "cartpole"  # has the names of all others
             config = configs.configuration(known, assignments=[*settings, assignment(name, choice)])
     if len(config["pops"]["shapes"]) != 1:
         raise ConfigurationError("tune: name the hidden layers of one network to tune for, such as --set pops.shapes=[[2]]")
@@ -164,11 +159,3 @@ def result(trial, drawn, folder):
         report = entry.get("shrunk") or entry["refused"]
         row |= {"reported": report["reward_mean"], "stderr": report["reward_stderr"]}
     return row
-
-
-def write_trials(path, found):
-    """Writes the rows of `tune_settings` as a CSV file."""
-    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, found[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(found)

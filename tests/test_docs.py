@@ -45,14 +45,12 @@ def test_tables_follow_from_the_results(name):
 
 
 def test_the_example_is_a_run_of_the_results():
-    text, run = (
-        (ROOT / "docs" / "cartpole.md").read_text(encoding="utf-8"),
-        load_run(ROOT / "results" / "cartpole" / "seed0"),
-    )
+    text = (ROOT / "docs" / "cartpole.md").read_text(encoding="utf-8")
+    summary = load_run(ROOT / "results" / "cartpole" / "seed0")["summary"]
     shown = {tuple(line.split()) for line in text.splitlines()}
-    for row in result_rows(run["summary"]):
+    for row in result_rows(summary):
         assert tuple(" ".join(row).split()) in shown
-    assert all(line in text for line in choice_lines(run["summary"]))
+    assert all(line in text for line in choice_lines(summary))
 
 
 def commands_of(path):
