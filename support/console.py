@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from pops.policies.formats import what_is
 
@@ -32,7 +33,7 @@ def table(rows, title=None, words=1):
     for index, heading in enumerate(headings):
         made.add_column(heading, justify="left" if index < words else "right", no_wrap=True)
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*map(Text, row))  # which is measured as it is printed, brackets and all
     made.width = Measurement.get(console, console.options.update(max_width=1000), made).maximum
     return made
 
