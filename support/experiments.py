@@ -23,6 +23,12 @@ ENVIRONMENTS = {
 }
 
 
+def id_of(environment):
+    """What `configuration_of` calls one of the `ENVIRONMENTS`."""
+    arguments = ENVIRONMENTS[environment][0]
+    return arguments[arguments.index("--env-id") + 1] if "--env-id" in arguments else environment
+
+
 class Method(NamedTuple):
     """A way from a teacher to a small network.
 

@@ -12,10 +12,11 @@ from itertools import starmap
 
 import numpy as np
 
-from pops import configs
+from pops.configs import value_of
 from pops.support.cluster import KILLS, make, needs, started
+from pops.support.environments import configuration_of
 from pops.support.errors import ConfigurationError
-from pops.support.experiments import ENVIRONMENTS, Experiment, check_names
+from pops.support.experiments import ENVIRONMENTS, Experiment, check_names, id_of
 
 # What is drawn from where --over names nothing.
 SPACE = {
@@ -37,7 +38,7 @@ def space(over):
     found = {}
     for text in over:
         name, _, values = text.partition("=")
-        found[name] = configs.value_of(values)
+        found[name] = value_of(values)
         if not isinstance(found[name], list) or not found[name]:
             raise ConfigurationError(f"--over {text}: give values in brackets, such as distill.tau=[0.01,0.1]")
     return found or SPACE
@@ -56,11 +57,10 @@ def draw_trials(environment, values, count, settings, seed):
         ConfigurationError: a setting is wrong, or there are no shapes.
     """
     check_names("environment", [environment], ENVIRONMENTS)
-    known = environment if environment in configs.ENVIRONMENTS else "cartpole"  # has the names of all others
     settings = ["pops.method=direct", *settings]
     for name, choices in values.items():  # each alone, to name the one that is wrong
         for choice in choices:
-            config = configs.configuration(known, assignments=[*settings, assignment(name, choice)])
+            config = configuration_of(id_of(environment), assignments=[*settings, assignment(name, choice)])
     if len(config["pops"]["shapes"]) != 1:
         raise ConfigurationError("tune: name the hidden layers of one network to tune for, such as --set pops.shapes=[[2]]")
     counts, trials = [len(choices) for choices in values.values()], {}

@@ -415,6 +415,11 @@ def test_trials_are_drawn_once_each():
     assert list(few) == list(draw_trials("cartpole", values, 4, ["pops.shapes=[[1]]"], 0))
 
 
+def test_trials_are_checked_against_their_own_environment():
+    settings = ["pops.shapes=[[1]]", "evaluation.objective=-200"]  # below CartPole's lower bound
+    assert len(draw_trials("acrobot", {"distill.tau": [0.1]}, 1, settings, 0)) == 1
+
+
 def test_tuning(tmp_path):
     """Four trials in Ray Tune, in which the worse ones are given up."""
     pytest.importorskip("ray.tune")
