@@ -502,7 +502,7 @@ class Best:
             agent.network.set_weights(arrays)
 
 
-def train_dqn(agent, config, seeds, run):
+def train_dqn(agent, config, seeds, run, start=None):
     """Trains a teacher by (double) deep Q-learning until it scores above `stop_above` or its steps are used up.
 
     After each evaluation the agent has the weights that scored best so far. Where an episode is cut off by its step limit,
@@ -515,6 +515,7 @@ def train_dqn(agent, config, seeds, run):
         config: the configuration.
         seeds: Seeds.
         run: Run, which takes the metrics and the checkpoints.
+        start: weights to start from, as `get_weights` gives them, instead of fresh ones.
 
     Raises:
         RunFailed: the loss is no longer a number.
@@ -524,7 +525,7 @@ def train_dqn(agent, config, seeds, run):
     if settings["sticky"]:
         config = config | {"environment": config["environment"] | {"sticky": settings["sticky"]}}
     exploration = Exploration(config, seeds)
-    learner = QLearner(agent, settings, exploration.replay, seeds)
+    learner = QLearner(agent, settings, exploration.replay, seeds, start)
 
     # Two, as what a policy is compiled for depends on how many copies it has played.
     explorer, policy = agent_policy(agent), agent_policy(agent)
@@ -574,16 +575,17 @@ class QLearner:
         settings: the configuration's group `teacher`.
         replay: Transitions or FrameTransitions.
         seeds: Seeds.
+        start: see `train_dqn`.
 
     Attributes:
         state: TrainingState of the online network.
         losses: of the blocks of updates since the last `report`.
     """
 
-    def __init__(self, agent, settings, replay, seeds):
+    def __init__(self, agent, settings, replay, seeds, start=None):
         self.settings, self.replay = settings, replay
         self.generator = seeds.generator("train_dqn")
-        self.state = initial_state(agent.initial_weights(seeds.generator("initial_weights", "teacher")))
+        self.state = initial_state(start or agent.initial_weights(seeds.generator("initial_weights", "teacher")))
         self.target_weights = list(self.state.weights)
         self.block = q_learning_block(agent, settings)
         self.updates, self.losses, self.rate = 0, [], None
@@ -618,7 +620,7 @@ class QLearner:
         self.state = TrainingState(*state)
 
 
-def train_actor_critic(actor, critic, config, seeds, run):
+def train_actor_critic(actor, critic, config, seeds, run, start=None):
     """Trains a teacher by advantage actor-critic until it scores above `stop_above` or its steps are used up.
 
     Rollouts of many copies, generalised advantages, and several passes over each rollout with a clipped policy gradient
@@ -630,6 +632,7 @@ def train_actor_critic(actor, critic, config, seeds, run):
         config: the configuration.
         seeds: Seeds.
         run: Run, which takes the metrics (the loss is the critic's) and the checkpoints.
+        start: weights of the actor to start from, as `get_weights` gives them, instead of fresh ones.
 
     Raises:
         RunFailed: the loss is no longer a number.
@@ -640,7 +643,7 @@ def train_actor_critic(actor, critic, config, seeds, run):
     weights = actor.initial_weights(seeds.generator("initial_weights", "teacher"))
     weights[-2] *= 0.01  # so that all actions are about as likely at first
     states = (
-        initial_state(weights),
+        initial_state(start or weights),
         initial_state(critic.initial_weights(seeds.generator("initial_weights", "critic"))),
     )
     block = actor_critic_block(actor, critic, settings)

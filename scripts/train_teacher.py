@@ -13,6 +13,7 @@ from pops.support import commands
 def main():
     parser = commands.Parser(__doc__, "python scripts/train_teacher.py cartpole --seed 0")
     parser.add_run_arguments("runs/ENV-teacher-seedN")
+    parser.add_argument("--start", metavar="FILE", help="policy to go on from, such as a teacher.keras (fresh weights)")
     arguments = parser.parse_args()
     folder = arguments.out or Path("runs", f"{arguments.environment}-teacher-seed{arguments.seed}")
 
@@ -27,7 +28,7 @@ def main():
 
         run = run_training(
             *(arguments.environment, config, folder, arguments.profile, arguments.seed),
-            *(arguments.resume, arguments.tensorboard),
+            *(arguments.resume, arguments.tensorboard, arguments.start),
         )
         summary, teacher = run.summary(), run.summary()["teacher"]
         log(

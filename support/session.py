@@ -192,21 +192,31 @@ def goal(teacher, policy, config, seeds, watch=None):
     return {"objective": objective, "lower_bound": lower_bound, **found}
 
 
-def run_training(environment, config, out, profile, seed, resume, tensorboard):
+def run_training(environment, config, out, profile, seed, resume, tensorboard, start=None):
     """Trains a teacher in a run folder, keeps the best so far even if training is cut short, and reports it on fresh
-    episodes. Returns the Run, finished."""
+    episodes. Returns the Run, finished.
+
+    Args:
+        start: path of a policy's file to go on from, instead of fresh weights.
+    """
     if config["teacher"]["algorithm"] == "dqn":
         # One thread an operation: the result is the same on any number of cores, over which operations still spread.
         tf.config.threading.set_intra_op_parallelism_threads(1)
     check_spaces(config)
-    run = Run(out, "train_teacher.py", environment, profile, seed, config, resume, tensorboard=tensorboard)
+    weights, origin = None, None
+    if start is not None:
+        policy, origin = read_teacher(start, environment, config, None)
+        if isinstance(policy, TeacherFunction):
+            raise ConfigurationError(f"--start {start}: {policy.why}, so that it has no weights that could be trained on")
+        weights = policy.network.get_weights()
+    run = Run(out, "train_teacher.py", environment, profile, seed, config, resume, origin, tensorboard)
     try:
         if not run.finished:
             agents, seeds = agents_of(environment), Seeds(seed)
             trained = {"teacher": agents.teacher(config["model"])}
             if agents.critic:
                 trained["critic"] = agents.critic(config["model"])
-            train_and_save(trained, config, seeds, run)
+            train_and_save(trained, config, seeds, run, weights)
             network, episodes = trained["teacher"].network, config["evaluation"]["report_episodes"]
             rewards = reward_statistics(evaluate_network(network, config, seeds, episodes, "report", "teacher"))
             weights, _ = count_weights(network)
@@ -218,11 +228,11 @@ def run_training(environment, config, out, profile, seed, resume, tensorboard):
         run.unlock()
 
 
-def train_and_save(trained, config, seeds, run):
-    """Trains agents, {role: DQNAgent}, and writes each as ROLE.keras, also if an interruption cuts the training short."""
+def train_and_save(trained, config, seeds, run, start=None):
+    """Trains agents, {role: DQNAgent}, the first one from weights to start from or fresh ones, and writes each as ROLE.keras, also if an interruption cuts the training short."""
     try:
         with run.watching():
-            TRAINERS[config["teacher"]["algorithm"]](*trained.values(), config, seeds, run)
+            TRAINERS[config["teacher"]["algorithm"]](*trained.values(), config, seeds, run, start)
     finally:
         if run.evaluations:
             for role, agent in trained.items():

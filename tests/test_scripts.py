@@ -343,6 +343,7 @@ def test_help_shows_an_example(script):
         ),
         (["pops.py", "cartpole", "--teacher", "nowhere.keras"], ["nowhere.keras", "No such file"]),
         (["train_teacher.py", "pong2"], ["pong2"]),
+        (["train_teacher.py", "cartpole", "--start", "nowhere.keras"], ["nowhere.keras", "No such file"]),
         (["train_sb3.py", "Nope-v1", "--out", "a.zip"], ["Nope-v1", "there are settings for Acrobot-v1"]),
         (["evaluate.py", "nowhere.keras"], ["nowhere.keras"]),
         (["evaluate.py", str(TEACHER), "--episodes", "1"], ["integer from 2"]),

@@ -647,6 +647,25 @@ def test_teacher_training_is_reproducible_and_learns(config, new_run):
     assert max(reward for _, reward, _ in histories[0]) > 12  # a policy without training scores 9 to 10
 
 
+def test_training_goes_on_from_given_weights(config, new_run):
+    rates = {"learning_rate_first": 1e-9, "learning_rate_last": 1e-9}  # so small that nothing moves
+    short = {"steps": 60, "learning_starts": 30, "evaluate_every": 20, "episodes": 2} | rates
+    config = config | {"teacher": config["teacher"] | short}
+    agent = CartPoleDQN(config["model"])
+    start = agent.initial_weights(np.random.default_rng(5), 0.3)
+    train_dqn(agent, config, Seeds(0), new_run(config), start)
+    for before, after in zip(start, agent.network.get_weights(), strict=True):
+        np.testing.assert_allclose(after, before, atol=1e-6)
+
+    rates = "teacher.actor_learning_rate=1e-9 teacher.critic_learning_rate=1e-9".split()
+    config = configuration("lunarlander", assignments=[*TINY_ACTOR_CRITIC, *rates])
+    agents = ActorLunarLander(config["model"]), CriticLunarLander(config["model"])
+    start = agents[0].initial_weights(np.random.default_rng(5), 0.3)
+    train_actor_critic(*agents, config, Seeds(0), new_run(config), start)
+    for before, after in zip(start, agents[0].network.get_weights(), strict=True):
+        np.testing.assert_allclose(after, before, atol=1e-6)
+
+
 def test_training_a_teacher_frees_its_environments(config, new_run, players):
     short = {"steps": 60, "learning_starts": 30, "steps_per_update": 3, "evaluate_every": 9, "episodes": 2}
     config = config | {"teacher": config["teacher"] | short | {"environments": 3}}
