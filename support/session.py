@@ -229,7 +229,11 @@ def run_training(environment, config, out, profile, seed, resume, tensorboard, s
 
 
 def train_and_save(trained, config, seeds, run, start=None):
-    """Trains agents, {role: DQNAgent}, the first one from weights to start from or fresh ones, and writes each as ROLE.keras, also if an interruption cuts the training short."""
+    """Trains agents, {role: DQNAgent}, and writes each as ROLE.keras, also if an interruption cuts the training short.
+
+    Args:
+        start: weights that the first one starts from; without them, fresh ones.
+    """
     try:
         with run.watching():
             TRAINERS[config["teacher"]["algorithm"]](*trained.values(), config, seeds, run, start)
