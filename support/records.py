@@ -10,6 +10,8 @@ from pops.utils import count_weights
 # In PoPS a pruned network is an intermediate result: no more episodes than this are played to report it.
 PRUNED_EPISODES = 100
 
+SHARING = ("pops", "prune")  # methods whose trainings share one memory of states; for the others see `Task.apart`
+
 
 def choosing_rewards(network, config, seeds, run, *purpose):
     """Rewards that tell whether a student matches the teacher, on the same episodes for both. Not those that are reported,
@@ -56,7 +58,7 @@ def new_task(teacher, reference, original_weights, config, seeds, run):
         original_weights: number of weights of the original student.
     """
     task = Task(config, seeds, teacher, reference, original_weights, None, run)
-    if not config["replay"]["refill"]:
+    if not config["replay"]["refill"] and config["pops"]["method"] in SHARING:
         task = task._replace(replay=task.new_replay())
         if not run.include("replay", task.replay):
             task.replay.fill()

@@ -6,10 +6,16 @@ import keras
 import numpy as np
 import pytest
 
+from pops.configs import configuration
+from pops.support.records import new_task
 from pops.support.results import load_run
+from pops.support.seeds import Seeds
 from pops.utils import count_weights, kernels
 
 from conftest import TEACHER, refused, tiny_pops
+
+SETTINGS = {method: [f"pops.method={method}"] for method in ("search", "one_shot", "ars")}
+SETTINGS["direct"] = ["pops.method=direct", "pops.shapes=[[1]]"]
 
 
 def run_of(folder, method, *settings):
@@ -42,6 +48,11 @@ def test_the_search_needs_no_pruning(tmp_path):
     (entry,) = run_of(tmp_path, "search", "pops.floor=3")
     assert entry["floor"] == "objective" and 1 <= len(entry["attempts"]) <= 3
     assert entry["shrunk"]["weights"] == min(part["weights"] for part in entry["attempts"] if part["met_objective"])
+
+
+@pytest.mark.parametrize("method", ["search", "direct", "one_shot", "ars"])
+def test_a_method_that_shares_no_states_fills_no_memory(method):
+    assert new_task(None, None, 0, configuration("cartpole", assignments=SETTINGS[method]), Seeds(0), None).replay is None
 
 
 def test_pruning_alone_is_the_first_step_of_pops(tmp_path, tiny_run):
