@@ -207,6 +207,11 @@ def calculate_redundancy(network, original_sizes):
     return 1 - np.array(nonzero) / np.array(original_sizes)
 
 
+def weights_left(redundancy, original_sizes):
+    """The budget of each layer (paper, section IV-B), float64 [layers]: (1 − ρ_l) N_l."""
+    return (1 - np.asarray(redundancy, float)) * original_sizes
+
+
 def alive(connections):
     """Which units of each hidden layer still lie on a path of nonzero weights from an input to an output.
 
@@ -280,7 +285,7 @@ def _calculate_sizes_according_to_redundancy(redundancy, original_sizes, widths,
     Returns:
         Units of each hidden layer, a tuple.
     """
-    left, sizes = (1 - np.asarray(redundancy, float)) * original_sizes, np.array(count(widths), float)
+    left, sizes = weights_left(redundancy, original_sizes), np.array(count(widths), float)
     if rule == "budgets":
         # A budget is never more than the present layer, and all together are at least one weight below the present network.
         return _widths_from_budgets(np.minimum(left, sizes * (1 - 1 / sizes.sum())), widths, count)
@@ -358,7 +363,7 @@ def redundant_layer(redundancy, original_sizes, live_units, student):
         live_units: units of each hidden layer that are still alive.
         student: the student that was pruned.
     """
-    left = (1 - np.asarray(redundancy, float)) * original_sizes
+    left = weights_left(redundancy, original_sizes)
     units, shares = [max(1, live) for live in live_units], {}
     for layer in student.removable():
         direct = student.layer_sizes((*units[:layer], *units[layer + 1 :]))[layer]
@@ -376,7 +381,7 @@ def joined_at(layer, sizes):
 def without_layer(layer, redundancy, original_sizes, widths, count, live_units, rule):
     """`_calculate_sizes_according_to_redundancy` for a student with one hidden layer less and the same budget."""
     sizes, below = joined_at(layer, original_sizes), sum(count(widths))
-    left = joined_at(layer, list((1 - np.asarray(redundancy, float)) * original_sizes))
+    left = joined_at(layer, list(weights_left(redundancy, original_sizes)))
     widths, live_units = ((*units[:layer], *units[layer + 1 :]) for units in (widths, live_units))
     return _calculate_sizes_according_to_redundancy(
         1 - np.divide(left, sizes), sizes, widths, count, live_units, rule, below

@@ -180,7 +180,7 @@ def make_all(wanted, storage, arguments):
     from rich.live import Live
 
     from pops.support.cluster import on_ray, one_by_one
-    from pops.support.console import log
+    from pops.support.console import console, log
 
     left = [experiment for experiment in wanted if not experiment.summary(storage)]
     log(f"{len(wanted)} runs in {storage}; {len(wanted) - len(left)} are done")
@@ -191,13 +191,13 @@ def make_all(wanted, storage, arguments):
         outcomes = one_by_one(left, storage, arguments.cores)
     else:
         outcomes = on_ray(left, storage, arguments.cores, arguments.address)
-    with Live(refresh_per_second=1, transient=True) as live:
+    with Live(console=console, refresh_per_second=1, transient=True) as live:
         for experiment, outcome in outcomes:
             if outcome:
                 ended += 1
                 failed += [experiment] if outcome.failed else []
                 said = f"failed: {outcome.failed}" if outcome.failed else f"{outcome.seconds:,.0f} s"
-                live.console.print(f"{ended} of {len(left)}: {experiment}, {said}", highlight=False, soft_wrap=True)
+                log(f"{ended} of {len(left)}: {experiment}, {said}")
             live.update(running(left, storage))
     log(f"{len(left) - len(failed)} runs made in {time.perf_counter() - start:,.0f} s; {len(failed)} failed")
     return failed
