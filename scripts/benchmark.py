@@ -70,12 +70,14 @@ def benchmark(arguments):
     if name == "tune":
         tune(arguments)
         return
-    wanted, storage = asked_for(arguments), storage_of(arguments)
-    failed = make_all(wanted, storage, arguments)
+    wanted, storage, failed = asked_for(arguments), storage_of(arguments), []
     folder = FOLDER if name in TITLES and not arguments.set else storage
-    collect(wanted, failed, storage, make_folder(folder) / f"{name}.csv")
-    if folder == FOLDER:
-        write_page()
+    try:
+        make_all(wanted, storage, arguments, failed)
+    finally:  # also of what is there when it is interrupted
+        collect(wanted, failed, storage, make_folder(folder) / f"{name}.csv")
+        if folder == FOLDER:
+            write_page()
     if failed:
         raise RunFailed(f"{len(failed)} runs failed, {failed[0]} first; their logs are in {storage}")
 
@@ -175,8 +177,8 @@ def by_name(experiment):
     return list(ENVIRONMENTS).index(experiment.environment), list(METHODS).index(experiment.method), experiment.seed
 
 
-def make_all(wanted, storage, arguments):
-    """Makes the runs that are not done yet. Returns those that failed."""
+def make_all(wanted, storage, arguments, failed):
+    """Makes the runs that are not done yet, and adds those that fail to `failed`."""
     from rich.live import Live
 
     from pops.support.cluster import on_ray, one_by_one
@@ -185,8 +187,8 @@ def make_all(wanted, storage, arguments):
     left = [experiment for experiment in wanted if not experiment.summary(storage)]
     log(f"{len(wanted)} runs in {storage}; {len(wanted) - len(left)} are done")
     if not left:
-        return []
-    start, failed, ended = time.perf_counter(), [], 0
+        return
+    start, ended = time.perf_counter(), 0
     if arguments.one_by_one:
         outcomes = one_by_one(left, storage, arguments.cores)
     else:
@@ -195,12 +197,12 @@ def make_all(wanted, storage, arguments):
         for experiment, outcome in outcomes:
             if outcome:
                 ended += 1
-                failed += [experiment] if outcome.failed else []
+                if outcome.failed:
+                    failed.append(experiment)
                 said = f"failed: {outcome.failed}" if outcome.failed else f"{outcome.seconds:,.0f} s"
                 log(f"{ended} of {len(left)}: {experiment}, {said}")
             live.update(running(left, storage))
     log(f"{len(left) - len(failed)} runs made in {time.perf_counter() - start:,.0f} s; {len(failed)} failed")
-    return failed
 
 
 def running(left, storage):

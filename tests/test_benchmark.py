@@ -365,6 +365,21 @@ def test_the_suite_smoke(tmp_path):
     assert read_rows(tmp_path / "run.csv") == made
 
 
+@pytest.mark.skipif(os.name == "nt", reason="there is no signal for one process there")
+def test_an_interrupted_benchmark_writes_what_is_there(tmp_path):
+    sets = [f"--set={setting}" for setting in TINY]
+    arguments = "run", "one_shot,prune", "cartpole", "--one-by-one", "--storage", str(tmp_path), *sets
+    process = subprocess.Popen([sys.executable, str(ROOT / "scripts/benchmark.py"), *arguments], stderr=subprocess.PIPE)
+    while not (tmp_path / "cartpole/prune/seed0").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    for run in subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split():
+        os.kill(int(run), signal.SIGINT)  # as Ctrl-C in a terminal does
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 1 and b"interrupted; start it again" in process.stderr.read()
+    assert {line["method"] for line in read_rows(tmp_path / "run.csv")} == {"one_shot"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
