@@ -58,11 +58,18 @@ def random_small_settings(generator, environment):
     begin = generator.randint(0, 20)
     initial = generator.choice([0, 0, 0.3])
     confirm_episodes = generator.choice([0, 2, 3])
+    method = generator.choice(["pops", "pops", "search", "direct", "prune", "one_shot"])  # ars would take minutes
     settings = {
         "environment.max_episode_steps": generator.choice([1, 20, 200]),
         "evaluation.objective": generator.choice([-1e9, 0.5, 9]),
         "evaluation.lower_bound": generator.choice([-1e10, -2e9]),
         "evaluation.acting": generator.choice(["greedy", "sample"]),
+        "evaluation.epsilon": generator.choice([0, 0.5, 1]),
+        "evaluation.noise": generator.choice([0, 0.1, 1]),
+        "evaluation.also": json.dumps(generator.sample(["greedy", "epsilon", "noise"], generator.randint(0, 3))),
+        "evaluation.robust": json.dumps(
+            {way: generator.choice([0.1, 1]) for way in ("epsilon", "noise") if generator.random() < 0.3}
+        ),
         "evaluation.choose_episodes": generator.randint(2, 5),
         "evaluation.report_episodes": generator.randint(2, 5),
         "replay.observe": observe,
@@ -105,8 +112,12 @@ def random_small_settings(generator, environment):
         "distill.until": generator.choice(["objective", *["teacher"] * (confirm_episodes > 0)]),
         "distill.confirm_confidence": generator.choice([0, 1, 10]),
         "distill.patience": generator.randint(1, 2),
+        "distill.give_up": generator.randint(0, 2),
         "distill.batch_size": generator.randint(1, 64),
         "distill.learning_rate": generator.choice([1e-12, 1e-3, 1]),
+        "pops.method": method,
+        "pops.shapes": json.dumps([[generator.randint(1, 9)] * depth for depth in (0, 1, 2)] if method == "direct" else []),
+        "pops.fewer_layers": generator.choice(["true", "false"]),
         "pops.steps": generator.randint(1, 2),
         "pops.sizes": generator.choice(["live_units", "trimmed_units", "budgets"]),
         "pops.min_change": generator.choice([0, 1, 100]),
