@@ -40,14 +40,27 @@ class Runs:
         found = [[value(rows) for rows in self.of(name, method)] for name in environments or self.environments]
         return [group for group in found if group]
 
+    def original(self, environment):
+        """The number of the teacher's weights."""
+        rows = (row for name, run in self.runs.items() if name[0] == environment for row in run)
+        return next((round(100 * row["weights"] / row["percent"]) for row in rows if row["weights"] > 0), math.nan)
+
     def shared(self, *methods):
         """The environments that all of these methods have runs on."""
         return [name for name in self.environments if all(self.of(name, method) for method in methods)]
 
 
 def size(rows):
-    """Percent of the teacher's weights that the smallest network has which keeps `SHARE` of the reward; 100 for none."""
+    """Percent of the teacher's weights that the smallest network has which keeps `SHARE` of the reward; 100 for none.
+
+    Of a pruned network the nonzero weights count.
+    """
     return min((row["percent"] for row in rows if row["share"] >= SHARE), default=100.0)
+
+
+def dense_size(rows):
+    """The same of dense networks alone: a pruned one is as large as it was."""
+    return size([row for row in rows if row["kind"] != "pruned"])
 
 
 def reward_at(percent, rows):
@@ -66,15 +79,15 @@ def geometric(values, axis=-1):
 
 def table(runs, environment):
     """The methods on one environment, in Markdown: how small, at what reward, how sure, how long."""
-    reference = {rows[0]["seed"]: size(rows) for rows in runs.of(environment, "pops")}
-    heads = ["method", "runs", "size at 95 % of the reward", "smallest to largest"]
-    heads += ["reward at PoPS's size"] if reference else []
-    lines = [[*heads, "minutes"]]
+    reference = {rows[0]["seed"]: dense_size(rows) for rows in runs.of(environment, "pops")}
+    heads = ["method", "runs", "nonzero weights", "weights of a dense network"]
+    heads += ["reward at PoPS's dense size"] if reference else []
+    lines, original = [[*heads, "minutes"]], runs.original(environment)
     for method in runs.methods:
         if found := runs.of(environment, method):
-            sizes = [size(rows) for rows in found]
-            row = [METHODS[method].title, str(len(found)), _percent(*interval([sizes], geometric))]
-            row.append(f"{min(sizes):.3g} to {max(sizes):.3g} %" if min(sizes) < max(sizes) else "all the same")
+            row = [METHODS[method].title, str(len(found))]
+            for measure in (size, dense_size):
+                row.append(_weights([original * measure(rows) / 100 for rows in found]))
             if reference:
                 at = [(reference[rows[0]["seed"]], rows) for rows in found if rows[0]["seed"] in reference]
                 row.append(_share(*interval([[reward_at(*pair) for pair in at]])) if at else "")
@@ -86,18 +99,18 @@ def table(runs, environment):
 def comparison(runs):
     """PoPS beside each other method over all environments that both have, in Markdown; but for methods that are given
     PoPS's sizes, which are no larger by design."""
-    lines = [
-        ["PoPS beside", "environments", "size, times PoPS's", "PoPS is smaller with probability", "time, times PoPS's"]
-    ]
+    heads = ["PoPS beside", "environments", "nonzero weights, times PoPS's", "dense, times PoPS's"]
+    lines = [[*heads, "PoPS's dense network is smaller with probability", "time, times PoPS's"]]
     for method in runs.methods:
         shared = runs.shared("pops", method)
         if method == "pops" or not shared or METHODS[method].shapes:
             continue
-        ours, theirs = (runs.values(name, size, shared) for name in ("pops", method))
-        ratio = _mean_ratio(theirs, ours)
-        slower = _mean_ratio(*(runs.values(name, minutes, shared) for name in (method, "pops")))
-        probability = probability_of_improvement(ours, theirs)
-        lines.append([METHODS[method].title, str(len(shared)), f"{ratio:.3g}", _share(*probability), f"{slower:.2g}"])
+        nonzero, dense, slower = (
+            _number(_mean_ratio(*(runs.values(name, measure, shared) for name in (method, "pops"))))
+            for measure in (size, dense_size, minutes)
+        )
+        probability = probability_of_improvement(*(runs.values(name, dense_size, shared) for name in ("pops", method)))
+        lines.append([METHODS[method].title, str(len(shared)), nonzero, dense, _share(*probability), slower])
     return _markdown(lines)
 
 
@@ -107,12 +120,26 @@ def _mean_ratio(groups, others):
     return math.exp(np.mean(logs))
 
 
-def _percent(value, low, high):
-    return f"{value:.3g} %" + (f" ({low:.3g} to {high:.3g})" if math.isfinite(low) else "")
+def _weights(values):
+    """Numbers of weights in words: the mean, and an interval; of too few for that, the smallest and the largest."""
+    value, low, high = interval([values], geometric)
+    if not math.isfinite(low):
+        low, high = min(values), max(values)
+    return _in_brackets(*map(_number, (value, low, high)))
+
+
+def _number(value):
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _in_brackets(value, low, high):
+    return value if low == high else f"{value} ({low} to {high})"
 
 
 def _share(value, low, high):
-    return f"{value:.2f}" + (f" ({low:.2f} to {high:.2f})" if math.isfinite(low) else "")
+    if not math.isfinite(low):
+        return f"{value:.2f}"
+    return _in_brackets(f"{value:.2f}", f"{low:.2f}", f"{high:.2f}")
 
 
 def _markdown(lines):
@@ -185,7 +212,8 @@ def page():
             parts.append(f"\n{comparison(runs)}\n")
         for environment in runs.environments:
             graph = f"../results/benchmark/{suite}-{environment}.png"
-            parts.append(f"\n### {environment}\n\n{table(runs, environment)}\n\n![{environment}]({graph})\n")
+            title = f"### {environment}: a teacher of {runs.original(environment):,} weights"
+            parts.append(f"\n{title}\n\n{table(runs, environment)}\n\n![{environment}]({graph})\n")
         if len(runs.environments) > 1:
             parts.append(f"\n![Performance profiles](../results/benchmark/{suite}-profile.png)\n\n{PROFILED}\n")
     return "".join(parts)
@@ -216,11 +244,13 @@ HEAD = """# What is PoPS worth beside simpler methods?
 
 All methods get the same teacher, and their networks are reported in the same way, on fresh episodes. A size is that of
 the smallest network that keeps 95 % of the way from random play to the teacher: the interquartile mean over seeds (in the
-logarithm), with a 95 % interval of a stratified bootstrap in brackets where there are five seeds or more (of so few it
-holds the truth in some 86 of 100 cases). Where a run failed or has no such network, the teacher's 100 % counts. A pruned
-network counts with its nonzero weights. The reported rewards choose it, which favours methods that report many networks.
-Rewards at PoPS's size are shares of that way, of the best network that is at most as large as that of PoPS with the same
-seed. Times of methods that are given PoPS's sizes do not count the run that found these.
+logarithm). In brackets stands a 95 % interval of a stratified bootstrap where there are five seeds or more (of so few it
+holds the truth in some 86 of 100 cases), else the smallest and the largest. Where a run failed or has no such network, the
+teacher's size counts. A pruned network is full of zeros: it counts with its nonzero weights in one column and not at all in
+the other. The reported rewards choose the network, which favours methods that report many. Rewards at PoPS's size are
+shares of that way, of the best network that is at most as large as PoPS's dense one with the same seed; a pruned one counts
+with its nonzero weights. Times of methods that are given PoPS's sizes do not count the run that found these. Each run had
+one core.
 
 This page is written by `python scripts/benchmark.py report` from the CSV files in results/benchmark.
 """

@@ -18,7 +18,7 @@ pytest.importorskip("scipy")
 from pops.support import cluster  # noqa: I001
 from pops.support.cluster import Killed, Lease, _largest, cores_of_its_own, last_line, make, one_by_one
 from pops.support.errors import ConfigurationError
-from pops.support.evidence import FOLDER, PAGE, Runs, draw, page, reward_at, size, table
+from pops.support.evidence import FOLDER, PAGE, Runs, dense_size, draw, page, reward_at, size, table
 from pops.support.experiments import (
     ABLATIONS,
     SUITES,
@@ -143,16 +143,19 @@ def test_sizes_and_rewards_of_a_run():
     run = [row(100, 1.0, "teacher"), row(10, 0.99), row(1, 0.96), row(0.1, 0.9), row(0.5, 0.2, "pruned")]
     assert size(run) == 1
     assert size(run[:1] + run[3:]) == 100
+    assert dense_size(run) == 1 and dense_size([row(100, 1.0, "teacher"), row(1, 1.0, "pruned")]) == 100
     assert reward_at(0.6, run) == 0.9 and reward_at(5, run) == 0.96 and reward_at(0.01, run) == 0.0
 
 
 def test_a_table_says_how_sure_it_is():
     sizes = [1.0, 1.0, 2.0, 4.0]
-    cells = table(Runs([row(percent, 1.0, seed=seed) for seed, percent in enumerate(sizes)]), "cartpole").split(" | ")
-    assert "1.41 %" in cells and "1 to 4 %" in cells  # the root of 1 and 2, the middle ones; too few for an interval
+    text = table(Runs([row(percent, 1.0, seed=seed) for seed, percent in enumerate(sizes)]), "cartpole")
+    assert "| 1.41 (1 to 4) | 1.41 (1 to 4) |" in text  # the root of 1 and 2, the middle ones; too few for an interval
     sizes = [1.0, 1.0, 2.0, 4.0, 4.0]
     text = table(Runs([row(percent, 1.0, seed=seed) for seed, percent in enumerate(sizes)]), "cartpole")
-    assert "| 2 % (1 to 4) |" in text
+    assert "| 2 (1 to 4) |" in text
+    pruned = [row(100, 1.0, "teacher"), row(1, 1.0, "pruned")]
+    assert "| 1 | 100 |" in table(Runs(pruned), "cartpole")
 
 
 def test_the_page_follows_from_the_files():
