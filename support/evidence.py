@@ -91,7 +91,7 @@ def table(runs, environment):
             if reference:
                 at = [(reference[rows[0]["seed"]], rows) for rows in found if rows[0]["seed"] in reference]
                 row.append(_share(*interval([[reward_at(*pair) for pair in at]])) if at else "")
-            row.append(f"{np.nanmedian([minutes(rows) for rows in found]):.1f}")
+            row.append(f"{np.nanmedian([minutes(rows) for rows in found]):.2g}")
             lines.append(row)
     return _markdown(lines)
 
