@@ -96,6 +96,25 @@ def table(runs, environment):
     return _markdown(lines)
 
 
+SHOWN = ("pops", "once", "search", "ars")  # in the README
+
+
+def overview(runs):
+    """The weights of dense networks and the minutes of some methods on all environments, in Markdown, for the README."""
+    lines = [["environment", *(METHODS[method].title for method in SHOWN), "seeds"]]
+    for environment in runs.environments:
+        found, original = [runs.of(environment, method) for method in SHOWN], runs.original(environment)
+        cells = [
+            f"{_number(original * geometric([dense_size(rows) for rows in group]) / 100)}, "
+            f"{np.median([minutes(rows) for rows in group]):.2g} min"
+            if group
+            else ""
+            for group in found
+        ]
+        lines.append([environment, *cells, str(len(found[0]))])
+    return _markdown(lines)
+
+
 def comparison(runs):
     """PoPS beside each other method over all environments that both have, in Markdown; but for methods that are given
     PoPS's sizes, which are no larger by design."""
