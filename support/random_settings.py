@@ -68,7 +68,11 @@ def random_small_settings(generator, environment):
         "evaluation.noise": generator.choice([0, 0.1, 1]),
         "evaluation.also": json.dumps(generator.sample(["greedy", "epsilon", "noise"], generator.randint(0, 3))),
         "evaluation.robust": json.dumps(
-            {way: generator.choice([0.1, 1]) for way in ("epsilon", "noise") if generator.random() < 0.3}
+            {
+                way: generator.choice([0.1, 1])
+                for way in ("epsilon", "noise")
+                if confirm_episodes and generator.random() < 0.3
+            }
         ),
         "evaluation.choose_episodes": generator.randint(2, 5),
         "evaluation.report_episodes": generator.randint(2, 5),
