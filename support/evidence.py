@@ -185,7 +185,8 @@ def draw_sizes(runs, environment, path):
     axes.set_ylim(LIMITS[0] - 0.03, LIMITS[1] + 0.03)
     episodes = sorted({int(row["episodes"]) for name, run in runs.runs.items() for row in run if name[0] == environment})
     counts = " or ".join(f"{count:,}" for count in episodes)
-    axes.set_title(f"{environment}: every network reported, over {counts} episodes; those beyond lie on the edge")
+    title = f"{environment}: every network reported, over {counts} episodes; those beyond lie on the edge"
+    axes.set_title(title, fontsize="medium")
     axes.legend(fontsize="small")
     axes.grid(alpha=0.3)
     _save(figure, path)
