@@ -394,7 +394,7 @@ PONG_FAST = {
         "confirm_confidence": 1,
         "patience": 1,
         "until": "objective",
-        "give_up": 1,
+        "give_up": 2,
         "optimizer": "adam",
         "learning_rate": [[1, linear(1e-3, 1e-4, 20)], [0, linear(2e-3, 1e-4, 20)]],
     },

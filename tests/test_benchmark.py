@@ -438,19 +438,20 @@ def test_trials_are_checked_against_their_own_environment():
     assert len(draw_trials("acrobot", {"distill.tau": [0.1]}, 1, settings, 0)) == 1
 
 
-def test_tuning(tmp_path):
-    """Four trials in Ray Tune, in which the worse ones are given up."""
+def test_tuning(tmp_path, monkeypatch):
+    """Two trials in Ray Tune, which gives up the worse one if it comes second."""
     pytest.importorskip("ray.tune")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # other tests run beside it
     sets = [
         f"--set={setting}" for setting in (*TINY, "pops.shapes=[[2]]", "distill.epochs=4", "evaluation.objective=199.5")
     ]
-    over = "--over=distill.learning_rate=[[[0,[[null,0.01]]]],[[0,[[null,1e-9]]]]]", "--over=distill.tau=[0.1,1]"
-    result = command("benchmark.py", "tune", "cartpole", *over, *sets, "--storage", tmp_path)
+    over = "--over=distill.learning_rate=[[[0,[[null,0.01]]]],[[0,[[null,1e-9]]]]]"
+    result = command("benchmark.py", "tune", "cartpole", over, *sets, "--storage", tmp_path)
     assert result.returncode == 0, result.stderr
     assert "tune.csv" in result.stdout
     with open(tmp_path / "tune.csv", newline="") as file:
         found = list(csv.DictReader(file))
-    assert len(found) == 4
+    assert len(found) == 2
     for line in found:
         assert 1 <= int(line["epochs"]) <= 4
     finished = [float(line["reported"]) for line in found if float(line["reported"]) > 0]
