@@ -45,6 +45,10 @@ class Runs:
         rows = (row for name, run in self.runs.items() if name[0] == environment for row in run)
         return next((round(100 * row["weights"] / row["percent"]) for row in rows if row["weights"] > 0), math.nan)
 
+    def weights(self, environment, method, measure):
+        """The weights that each run of a method is measured by, with `size` or `dense_size`: a list of numbers."""
+        return [self.original(environment) * measure(rows) / 100 for rows in self.of(environment, method)]
+
     def shared(self, *methods):
         """The environments that all of these methods have runs on."""
         return [name for name in self.environments if all(self.of(name, method) for method in methods)]
@@ -82,16 +86,15 @@ def table(runs, environment):
     reference = {rows[0]["seed"]: dense_size(rows) for rows in runs.of(environment, "pops")}
     heads = ["method", "runs", "nonzero weights", "weights of a dense network"]
     heads += ["reward at PoPS's dense size"] if reference else []
-    lines, original = [[*heads, "minutes"]], runs.original(environment)
+    lines = [[*heads, "minutes"]]
     for method in runs.methods:
         if found := runs.of(environment, method):
             row = [METHODS[method].title, str(len(found))]
-            for measure in (size, dense_size):
-                row.append(_weights([original * measure(rows) / 100 for rows in found]))
+            row += [_weights(runs.weights(environment, method, measure)) for measure in (size, dense_size)]
             if reference:
                 at = [(reference[rows[0]["seed"]], rows) for rows in found if rows[0]["seed"] in reference]
                 row.append(_share(*interval([[reward_at(*pair) for pair in at]])) if at else "")
-            row.append(f"{np.nanmedian([minutes(rows) for rows in found]):.2g}")
+            row.append(_minutes(found))
             lines.append(row)
     return _markdown(lines)
 
@@ -103,15 +106,12 @@ def overview(runs):
     """The weights of dense networks and the minutes of some methods on all environments, in Markdown, for the README."""
     lines = [["environment", *(METHODS[method].title for method in SHOWN), "seeds"]]
     for environment in runs.environments:
-        found, original = [runs.of(environment, method) for method in SHOWN], runs.original(environment)
+        found = {method: runs.of(environment, method) for method in SHOWN}
         cells = [
-            f"{_number(original * geometric([dense_size(rows) for rows in group]) / 100)}, "
-            f"{np.median([minutes(rows) for rows in group]):.2g} min"
-            if group
-            else ""
-            for group in found
+            f"{_number(geometric(runs.weights(environment, method, dense_size)))}, {_minutes(made)} min" if made else ""
+            for method, made in found.items()
         ]
-        lines.append([environment, *cells, str(len(found[0]))])
+        lines.append([environment, *cells, str(len(found["pops"]))])
     return _markdown(lines)
 
 
@@ -145,6 +145,11 @@ def _weights(values):
     if not math.isfinite(low):
         low, high = min(values), max(values)
     return _in_brackets(*map(_number, (value, low, high)))
+
+
+def _minutes(found):
+    """The median of some runs' minutes, in words; runs that failed have none."""
+    return f"{np.nanmedian([minutes(rows) for rows in found]):.2g}"
 
 
 def _number(value):

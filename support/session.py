@@ -203,12 +203,7 @@ def run_training(environment, config, out, profile, seed, resume, tensorboard, s
         # One thread an operation: the result is the same on any number of cores, over which operations still spread.
         tf.config.threading.set_intra_op_parallelism_threads(1)
     check_spaces(config)
-    weights, origin = None, None
-    if start is not None:
-        policy, origin = read_teacher(start, environment, config, None)
-        if isinstance(policy, TeacherFunction):
-            raise ConfigurationError(f"--start {start}: {policy.why}, so that it has no weights that could be trained on")
-        weights = policy.network.get_weights()
+    first, origin = (None, None) if start is None else read_start(start, environment, config)
     run = Run(out, "train_teacher.py", environment, profile, seed, config, resume, origin, tensorboard)
     try:
         if not run.finished:
@@ -216,7 +211,7 @@ def run_training(environment, config, out, profile, seed, resume, tensorboard, s
             trained = {"teacher": agents.teacher(config["model"])}
             if agents.critic:
                 trained["critic"] = agents.critic(config["model"])
-            train_and_save(trained, config, seeds, run, weights)
+            train_and_save(trained, config, seeds, run, first)
             network, episodes = trained["teacher"].network, config["evaluation"]["report_episodes"]
             rewards = reward_statistics(evaluate_network(network, config, seeds, episodes, "report", "teacher"))
             weights, _ = count_weights(network)
@@ -226,6 +221,14 @@ def run_training(environment, config, out, profile, seed, resume, tensorboard, s
         return run
     finally:
         run.unlock()
+
+
+def read_start(start, environment, config):
+    """The weights of a policy that a training goes on from, whose settings `config` takes over; and where it came from."""
+    policy, origin = read_teacher(start, environment, config, None)
+    if isinstance(policy, TeacherFunction):
+        raise ConfigurationError(f"--start {start}: {policy.why}, so that it has no weights that could be trained on")
+    return policy.network.get_weights(), origin
 
 
 def train_and_save(trained, config, seeds, run, start=None):

@@ -18,7 +18,7 @@ pytest.importorskip("scipy")
 from pops.support import cluster  # noqa: I001
 from pops.support.cluster import Killed, Lease, _largest, cores_of_its_own, last_line, make, one_by_one
 from pops.support.errors import ConfigurationError
-from pops.support.evidence import FOLDER, PAGE, Runs, dense_size, draw, page, reward_at, size, table
+from pops.support.evidence import FOLDER, PAGE, Runs, dense_size, draw, overview, page, reward_at, size, table
 from pops.support.experiments import (
     ABLATIONS,
     SUITES,
@@ -156,6 +156,11 @@ def test_a_table_says_how_sure_it_is():
     assert "| 2 (1 to 4) |" in text
     pruned = [row(100, 1.0, "teacher"), row(1, 1.0, "pruned")]
     assert "| 1 | 100 |" in table(Runs(pruned), "cartpole")
+
+
+@pytest.mark.skipif(not (FOLDER / "classic.csv").exists(), reason="the suite has not been run")
+def test_the_readme_shows_what_the_benchmark_found():
+    assert overview(Runs(read_rows(FOLDER / "classic.csv"))) in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_page_follows_from_the_files():

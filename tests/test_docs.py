@@ -11,13 +11,10 @@ import pytest
 from pops.__main__ import COMMANDS
 from pops.scripts.settings_page import PAGE, page
 from pops.support import commands
-from pops.support.evidence import FOLDER, Runs, overview
-from pops.support.experiments import read_rows
 from pops.support.results import choice_lines, load_run, markdown_table, result_rows
 
 from conftest import ROOT
 
-CLASSIC = FOLDER / "classic.csv"
 PAGES = sorted(path for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("results/*.md")])
 
 
@@ -54,11 +51,6 @@ def test_the_example_is_a_run_of_the_results():
     for row in result_rows(summary):
         assert tuple(" ".join(row).split()) in shown
     assert all(line in text for line in choice_lines(summary))
-
-
-@pytest.mark.skipif(not CLASSIC.exists(), reason="the suite has not been run")
-def test_the_readme_shows_what_the_benchmark_found():
-    assert overview(Runs(read_rows(CLASSIC))) in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def commands_of(path):
