@@ -4,11 +4,11 @@ import importlib.util
 
 from pops.deploy.convert import convert, with_actions
 
-PACKAGES = ("tf2onnx", "onnx", "onnxruntime")  # for ONNX; the others need none that the project does not need anyway
+PACKAGES = ("tf2onnx",)  # that the project needs for nothing else
 
 
 def missing_packages():
-    """Those that ONNX needs and that are not installed."""
+    """Those that writing ONNX needs and that are not installed."""
     return [name for name in PACKAGES if not importlib.util.find_spec(name)]
 
 

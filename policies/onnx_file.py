@@ -1,7 +1,5 @@
 """ONNX files: parsed by the package `onnx`, run by ONNX Runtime on the CPU. Neither runs code that a file brings."""
 
-import importlib.util
-
 import numpy as np
 
 from pops.policies.chain import Chain, NotPlain
@@ -44,14 +42,8 @@ def open_network(path, settings):
         settings: the configuration's group `model`.
 
     Raises:
-        ConfigurationError: a package is missing, the file cannot be read, or it takes other observations.
+        ConfigurationError: the file cannot be read, or it takes other observations.
     """
-    missing = [name for name in ("onnx", "onnxruntime") if not importlib.util.find_spec(name)]
-    if missing:
-        raise ConfigurationError(
-            f"{path}: an ONNX file, for which {' and '.join(missing)} is missing; install with: "
-            "pip install -r requirements-export.txt"
-        )
     import onnx
     import onnxruntime
 

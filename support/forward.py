@@ -1,4 +1,4 @@
-"""Networks as functions from observations to outputs, in NumPy where they are stacks of dense layers.
+"""Networks as functions from observations to outputs: stacks of dense layers in NumPy, convolutional ones in ONNX Runtime.
 
 For few observations or few weights, a call of TensorFlow takes ten times as long as the arithmetic.
 """
@@ -89,12 +89,25 @@ def in_numpy(network):
     return run
 
 
+def in_onnx(network):
+    """What `runtime.sessions` makes of a stack with convolutions; None for others, and where there is a GPU."""
+    stack = type(network) is keras.Sequential and any(hasattr(layer, "filters") for layer in network.layers)
+    if not stack or tf.config.list_physical_devices("GPU"):
+        return None
+    from pops.support.runtime import sessions  # imports what no other network needs
+
+    return sessions(network)
+
+
 def network_policy(network):
     """A plain Keras network, or what is used like one, as a policy for `Player`; its weights as they are now."""
     if not isinstance(network, keras.Model):
         return _in_few_sizes(lambda observations: np.asarray(network(observations[0]))[None])
     if run := in_numpy(network):
         return partial(_one, run, network.get_weights())
+    if session := in_onnx(network):
+        run = session(network.get_weights())
+        return lambda observations: run(observations[0])[None]
     return _compiled(network, lambda observations: network(observations[0])[None])
 
 
@@ -110,6 +123,14 @@ def student_policy(student):
     """The same for all members of a student: (weights, masks) -> policy."""
     if run := in_numpy(student.network):
         return lambda weights, masks: partial(run, _arrays(student.masked(weights, masks)))
+    if session := in_onnx(student.network):
+
+        def policy(weights, masks):
+            arrays = _arrays(student.masked(weights, masks))
+            runs = [session([array[member] for array in arrays]) for member in range(student.members)]
+            return lambda observations: np.stack([run(seen) for run, seen in zip(runs, observations, strict=True)])
+
+        return policy
     run = _compiled(student.network, student.outputs, student.members)
     return lambda weights, masks: partial(run, student.masked(weights, masks))
 

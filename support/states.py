@@ -6,7 +6,7 @@ import numpy as np
 
 from pops.support.checkpoints import Part
 from pops.support.errors import ConfigurationError
-from pops.support.forward import network_policy, student_policy
+from pops.support.forward import in_onnx, network_policy, student_policy
 from pops.support.playing import Player, evaluation_player
 from pops.support.replay import ReplayMemory
 
@@ -39,6 +39,8 @@ class StateMemory(ReplayMemory):
         }
         super().__init__(config["replay"]["capacity"], fields)
         self.visited = Visited()  # by students, which its users clear
+        session = in_onnx(teacher)
+        self.outputs = session(teacher.get_weights()) if session else teacher
         self.added, self.sources = 0, []  # a source: entries before it, purpose of a filling or Part with states
 
     def add(self, **batch):
@@ -102,7 +104,7 @@ class StateMemory(ReplayMemory):
     def add_visited(self, states):
         """Adds states that a student visited."""
         rows = max(1, TEACHER_BYTES // states[0].nbytes)
-        outputs = [np.asarray(self.teacher(states[first : first + rows])) for first in range(0, len(states), rows)]
+        outputs = [np.asarray(self.outputs(states[first : first + rows])) for first in range(0, len(states), rows)]
         self.add_from(Part({"observations": states, "teacher_outputs": np.concatenate(outputs)}))
 
     def content(self):

@@ -7,9 +7,10 @@ import pytest
 from pops.configs import configuration
 from pops.model import AGENTS, agents_of
 from pops.policies.stack import ACTIVATIONS
-from pops.support.forward import agent_policy, in_numpy, network_policy, student_policy
+from pops.support.forward import agent_policy, in_numpy, in_onnx, network_policy, student_policy
 
 OBSERVATIONS = np.random.default_rng(1).normal(0, 2, [3, 7, 4]).astype(np.float32)
+FRAMES = np.random.default_rng(1).normal(0, 20, [1, 5, 12, 10, 2]).astype(np.float32)
 SQUASH = {"clip": 2.0, "scale": [2.0, 0.5], "offset": [1.0, 0.0]}
 
 
@@ -60,7 +61,7 @@ def test_all_other_networks_are_left_to_keras(network):
     np.testing.assert_allclose(network_policy(network)(observations)[0], network(observations[0]), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name, widths", [("pong", [2, 3, 2, 5]), ("pong", [8, 8, 8, 2600])], ids=["by XLA", "large"])
+@pytest.mark.parametrize("name, widths", [("pong", [2, 3, 2, 5]), ("pong", [8, 8, 8, 2600])], ids=["small", "large"])
 def test_convolutional_networks_give_the_same_for_all_numbers_of_copies(name, widths):
     config, generator = configuration(name)["model"], np.random.default_rng(0)
     student = AGENTS[name].student(config, widths, members=2)
@@ -72,3 +73,25 @@ def test_convolutional_networks_give_the_same_for_all_numbers_of_copies(name, wi
     for count in (13, 12, 7, 6, 3, 1, 13):
         np.testing.assert_allclose(together(frames[:, :count]), expected[:, :count], rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(alone(frames[1:, :count])[0], expected[1, :count], rtol=1e-3, atol=1e-4)
+
+
+def frames_network(**changes):
+    convolution = keras.layers.Conv2D(3, 4, 2, **{"activation": "relu"} | changes)
+    last = [keras.layers.Flatten(), keras.layers.Dense(2, "tanh")]
+    network = keras.Sequential([keras.Input([12, 10, 2]), keras.layers.Rescaling(0.1, -1), convolution, *last])
+    generator = np.random.default_rng(0)
+    network.set_weights([generator.normal(0, 0.3, weight.shape) for weight in network.weights])
+    return network
+
+
+def test_a_stack_with_convolutions_gives_in_onnx_runtime_what_it_gives_in_keras():
+    network = frames_network()
+    assert in_onnx(network)
+    np.testing.assert_allclose(network_policy(network)(FRAMES)[0], network(FRAMES[0]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{"padding": "same"}, {"activation": "gelu"}, {"use_bias": False}], ids=str)
+def test_other_convolutions_are_left_to_keras(changes):
+    network = frames_network(**changes)
+    assert in_onnx(network) is None
+    np.testing.assert_allclose(network_policy(network)(FRAMES)[0], network(FRAMES[0]), rtol=1e-4, atol=1e-5)
