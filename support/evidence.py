@@ -261,6 +261,7 @@ TITLES = {
     "ablation": "What does each departure from the paper do?",
     "paper": "What does the paper's own schedule give?",
     "atari": "And from pixels?",
+    "zoo": "And from other people's agents?",
 }
 
 PROFILED = "Methods that were not tried on all of these environments are left out of the profiles."

@@ -11,6 +11,13 @@ from pops import configs
 from pops.support.errors import ConfigurationError
 from pops.support.files import ROOT, replacing
 
+# Agents of RL Baselines3 Zoo that its default settings compress (docs/zoo.md says where they are from).
+_ZOO = (
+    ("zoo-cartpole", "CartPole-v1", "dqn/CartPole-v1_1/CartPole-v1.zip"),
+    ("zoo-lunarlander", "LunarLander-v3", "ppo/LunarLander-v2_1/LunarLander-v2.zip"),
+    ("zoo-continuous", "LunarLanderContinuous-v3", "ppo/LunarLanderContinuous-v2_1/LunarLanderContinuous-v2.zip"),
+)
+
 # What pops.py is told of an environment, and the memory that a run takes at most, in GB.
 ENVIRONMENTS = {
     "cartpole": (["cartpole"], 2),
@@ -20,6 +27,7 @@ ENVIRONMENTS = {
     "pendulum": (["--env-id", "Pendulum-v1", "--teacher", "saved_models/pendulum/teacher.zip"], 2),
     "pong": (["pong"], 8),
     "pacman": (["pacman"], 8),
+    **{name: (["--env-id", environment, "--teacher", f"rl-trained-agents/{path}"], 2) for name, environment, path in _ZOO},
 }
 
 
@@ -97,6 +105,7 @@ SUITES = {
     "ablation": {"methods": ("pops", *ABLATIONS), "environments": ("cartpole", "lunarlander"), "seeds": 5},
     "paper": {"methods": ("paper",), "environments": ("cartpole", "lunarlander"), "seeds": 3},
     "atari": {"methods": ("pops", "once", "direct", "prune", "one_shot"), "environments": ("pong",), "seeds": 3},
+    "zoo": {"methods": ("pops", "once", "search", "direct"), "environments": tuple(name for name, *_ in _ZOO), "seeds": 3},
 }
 
 

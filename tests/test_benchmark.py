@@ -21,6 +21,7 @@ from pops.support.errors import ConfigurationError
 from pops.support.evidence import FOLDER, PAGE, Runs, dense_size, draw, overview, page, reward_at, size, table
 from pops.support.experiments import (
     ABLATIONS,
+    ENVIRONMENTS,
     SUITES,
     TINY,
     Experiment,
@@ -57,6 +58,14 @@ def test_only_what_a_seed_adds_is_new():
 def test_unknown_names_are_refused(methods, environments):
     with pytest.raises(ConfigurationError, match="there are"):
         experiments(methods, environments, [0])
+
+
+def test_agents_of_the_zoo_are_those_of_its_page():
+    page = (ROOT / "docs" / "zoo.md").read_text()
+    agents = [ENVIRONMENTS[name][0] for name in SUITES["zoo"]["environments"]]
+    assert len(agents) == 3
+    for _, environment, _, path in agents:
+        assert f"--env-id {environment} " in page and f"--teacher {path}" in page
 
 
 def found(folder, choices, widths=(256, 256, 128)):
