@@ -12,7 +12,7 @@ from pops.support.vector import cores
 OPERATORS = 21  # the version of ONNX's operators
 FORMAT = 10  # and of its files
 
-_ACTIVATIONS = {"linear": "Identity", "relu": "Relu", "tanh": "Tanh"}
+_ACTIVATIONS = {keras.activations.linear: "Identity", keras.activations.relu: "Relu", keras.activations.tanh: "Tanh"}
 
 
 def sessions(network):
@@ -32,6 +32,7 @@ def sessions(network):
 
     def with_weights(weights):
         graph, arrays = _Graph(), iter(weights)
+        graph.add("Cast", to=TensorProto.FLOAT)
         for step in steps:
             step(graph, arrays)
         session = cache(graph.session)
@@ -68,13 +69,13 @@ class _Graph:
 def _is_usual(layer):
     """Whether a layer has what the functions below take for granted."""
     usual = {"padding": "valid", "dilation_rate": (1, 1), "groups": 1, "data_format": "channels_last", "use_bias": True}
-    activation = keras.activations.serialize(getattr(layer, "activation", None) or keras.activations.linear)
-    return activation in _ACTIVATIONS and all(getattr(layer, name, value) == value for name, value in usual.items())
+    return getattr(layer, "activation", keras.activations.linear) in _ACTIVATIONS and all(
+        getattr(layer, name, value) == value for name, value in usual.items()
+    )
 
 
 def _rescaling(layer):
     def add(graph, _):
-        graph.add("Cast", to=TensorProto.FLOAT)
         graph.add("Mul", np.float32(layer.scale))
         graph.add("Add", np.float32(layer.offset))
 
@@ -83,7 +84,6 @@ def _rescaling(layer):
 
 def _frames(layer):
     def add(graph, _):
-        graph.add("Cast", to=TensorProto.FLOAT)
         graph.add("Sub", np.float32(layer.background))
         graph.add("Div", np.float32(layer.contrast))
         graph.add("Transpose", perm=[0, 2, 3, 1])
@@ -112,23 +112,19 @@ def _dense(layer):
         kernel, bias = next(arrays), next(arrays)
         graph.add("MatMul", kernel.reshape(kernel.shape[-2:]))
         graph.add("Add", bias.reshape(-1))
-        graph.add(_operation(layer))
+        graph.add(_ACTIVATIONS[layer.activation])
 
     return add
-
-
-def _operation(layer):
-    return _ACTIVATIONS[keras.activations.serialize(layer.activation)]
 
 
 _LAYERS = {
     "Rescaling": _rescaling,
     "Frames": _frames,
     "Permute": _permute,
-    "Conv2D": lambda layer: _convolution(list(layer.strides), _operation(layer)),
+    "Conv2D": lambda layer: _convolution(list(layer.strides), _ACTIVATIONS[layer.activation]),
     "MemberConvolution": lambda layer: _convolution([layer.stride] * 2, "Relu"),
     "Flatten": lambda _: lambda graph, _: graph.add("Flatten"),
     "Dense": _dense,
     "MemberDense": _dense,
-    "Activation": lambda layer: lambda graph, _: graph.add(_operation(layer)),
+    "Activation": lambda layer: lambda graph, _: graph.add(_ACTIVATIONS[layer.activation]),
 }

@@ -75,8 +75,11 @@ def test_convolutional_networks_give_the_same_for_all_numbers_of_copies(name, wi
         np.testing.assert_allclose(alone(frames[1:, :count])[0], expected[1, :count], rtol=1e-3, atol=1e-4)
 
 
+OTHERS = {"padding": "same"}, {"activation": lambda x: x**2}, {"use_bias": False}, {"dilation_rate": 2, "strides": 1}
+
+
 def frames_network(**changes):
-    convolution = keras.layers.Conv2D(3, 4, 2, **{"activation": "relu"} | changes)
+    convolution = keras.layers.Conv2D(3, 4, **{"strides": 2, "activation": "relu"} | changes)
     last = [keras.layers.Flatten(), keras.layers.Dense(2, "tanh")]
     network = keras.Sequential([keras.Input([12, 10, 2]), keras.layers.Rescaling(0.1, -1), convolution, *last])
     generator = np.random.default_rng(0)
@@ -84,13 +87,15 @@ def frames_network(**changes):
     return network
 
 
-def test_a_stack_with_convolutions_gives_in_onnx_runtime_what_it_gives_in_keras():
-    network = frames_network()
-    assert in_onnx(network)
-    np.testing.assert_allclose(network_policy(network)(FRAMES)[0], network(FRAMES[0]), rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("frames", [FRAMES, np.abs(FRAMES).astype(np.uint8)], ids=lambda frames: str(frames.dtype))
+def test_a_stack_with_convolutions_gives_in_onnx_runtime_what_it_gives_in_keras(frames):
+    whole = frames_network()
+    for network in (whole, keras.Sequential([keras.Input([12, 10, 2]), *whole.layers[1:]])):
+        assert in_onnx(network)
+        np.testing.assert_allclose(network_policy(network)(frames)[0], network(frames[0]), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("changes", [{"padding": "same"}, {"activation": "gelu"}, {"use_bias": False}], ids=str)
+@pytest.mark.parametrize("changes", OTHERS, ids=lambda changes: next(iter(changes)))
 def test_other_convolutions_are_left_to_keras(changes):
     network = frames_network(**changes)
     assert in_onnx(network) is None
