@@ -19,10 +19,8 @@ def write_onnx(network, path):
 
 def onnx_runtime(path):
     """An ONNX file as a function: observations [n, *observation_shape] -> outputs float32 [n, actions], actions [n]."""
-    import onnxruntime
+    from pops.support.runtime import open_session  # which imports what writing other formats does not need
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # more are no faster for networks this small
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = open_session(str(path))
     name = session.get_inputs()[0].name
     return lambda observations: with_actions(session.run(None, {name: observations})[0])

@@ -45,14 +45,12 @@ def open_network(path, settings):
         ConfigurationError: the file cannot be read, or it takes other observations.
     """
     import onnx
-    import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # more are no faster for networks this small
-    options.log_severity_level = 4
+    from pops.support.runtime import open_session
+
     try:
         graph = onnx.load(str(path)).graph
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = open_session(str(path), quiet=True)
     except Exception as error:  # both raise many kinds
         raise ConfigurationError(f"{path}: cannot be read as ONNX ({one_line(error, 200)})") from None
     inputs = session.get_inputs()

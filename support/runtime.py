@@ -1,4 +1,4 @@
-"""Convolutional networks in ONNX Runtime: for a few states, two to five times as fast as in TensorFlow."""
+"""ONNX Runtime, in which convolutional networks take half to a third of TensorFlow's time for a few states."""
 
 from functools import cache
 
@@ -13,6 +13,22 @@ OPERATORS = 21  # the version of ONNX's operators
 FORMAT = 10  # and of its files
 
 _ACTIVATIONS = {keras.activations.linear: "Identity", keras.activations.relu: "Relu", keras.activations.tanh: "Tanh"}
+
+
+def open_session(model, threads=1, quiet=False):
+    """ONNX Runtime's session of a model, on the CPU.
+
+    Args:
+        model: path of a file, or its bytes.
+        threads: for one operation; one is enough for small networks.
+        quiet: prints nothing about models that cannot be read.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # games are played in between
+    if quiet:
+        options.log_severity_level = 4
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def sessions(network):
@@ -60,10 +76,7 @@ class _Graph:
         given = helper.make_tensor_value_info(self.last, TensorProto.FLOAT, None)
         graph = helper.make_graph(self.nodes, "policy", [taken], [given], self.constants)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPERATORS)], ir_version=FORMAT)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = cores()
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # games are played in between
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return open_session(model.SerializeToString(), cores())
 
 
 def _is_usual(layer):
@@ -98,9 +111,8 @@ def _permute(layer):
 def _convolution(strides, operation):
     def add(graph, arrays):
         kernel, bias = next(arrays), next(arrays)
-        kernel = kernel.reshape(kernel.shape[-4:]).transpose(3, 2, 0, 1)
         graph.add("Transpose", perm=[0, 3, 1, 2])  # ONNX Runtime leaves out those that undo each other
-        graph.add("Conv", np.ascontiguousarray(kernel), bias.reshape(-1), strides=strides)
+        graph.add("Conv", np.ascontiguousarray(kernel.transpose(3, 2, 0, 1)), bias.reshape(-1), strides=strides)
         graph.add("Transpose", perm=[0, 2, 3, 1])
         graph.add(operation)
 
@@ -110,7 +122,7 @@ def _convolution(strides, operation):
 def _dense(layer):
     def add(graph, arrays):
         kernel, bias = next(arrays), next(arrays)
-        graph.add("MatMul", kernel.reshape(kernel.shape[-2:]))
+        graph.add("MatMul", kernel)
         graph.add("Add", bias.reshape(-1))
         graph.add(_ACTIVATIONS[layer.activation])
 

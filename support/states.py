@@ -1,6 +1,7 @@
 """The states that students learn from: those of the teacher's games, and those of their own (DAgger)."""
 
 import math
+from functools import cached_property
 
 import numpy as np
 
@@ -39,9 +40,13 @@ class StateMemory(ReplayMemory):
         }
         super().__init__(config["replay"]["capacity"], fields)
         self.visited = Visited()  # by students, which its users clear
-        session = in_onnx(teacher)
-        self.outputs = session(teacher.get_weights()) if session else teacher
         self.added, self.sources = 0, []  # a source: entries before it, purpose of a filling or Part with states
+
+    @cached_property
+    def outputs(self):
+        """The teacher as a function of many states. Its weights do not change."""
+        session = in_onnx(self.teacher)
+        return session(self.teacher.get_weights()) if session else self.teacher
 
     def add(self, **batch):
         super().add(**batch)
