@@ -117,6 +117,7 @@ VARIATIONS = {
     "greedy": {"evaluation": {"acting": "greedy", "epsilon": 0.0}},
     "epsilon": {"evaluation": {"epsilon": 0.05}},
     "sticky": {"environment": {"sticky": 0.25}},  # Machado et al. (2018)
+    "plain": {"environment": {"sticky": 0.0}},
     "noise": {"evaluation": {"noise": 0.05}},
 }
 
@@ -213,10 +214,11 @@ def _of_the_policy(config, atari):
     else:
         for key in ("actions", "sticky"):
             yield not environment[key], "environment", key, "is for Atari games only"
-    way, where = ("noise", "not for Atari games") if atari else ("sticky", "for Atari games only")
+    others, where = (("noise",), "not for Atari games") if atari else (("sticky", "plain"), "for Atari games only")
     yield not (atari and evaluation["noise"]), "evaluation", "noise", f"is {where}"
     for key in ("also", "robust"):
-        yield way not in evaluation[key], "evaluation", key, f"has {way}, which is {where}"
+        for way in others:
+            yield way not in evaluation[key], "evaluation", key, f"has {way}, which is {where}"
     confirmed = not evaluation["robust"] or config["distill"]["confirm_episodes"] > 0
     yield confirmed, "evaluation", "robust", "needs distill.confirm_episodes, on which it is tested"
 

@@ -18,6 +18,7 @@ from pops.prune import PruningSchedule, _calculate_sizes_according_to_redundancy
 from pops.support.atari import AtariEnvironments
 from pops.support.environments import check_spaces, configuration_of, is_registered, make_environments, spaces
 from pops.support.networks import read_network, save_network
+from pops.support.playing import varied
 from pops.support.seeds import Seeds
 from pops.support.states import StateMemory
 from pops.support.updates import initial_state
@@ -272,6 +273,12 @@ def test_a_teacher_learns_and_is_evaluated_in_games_whose_actions_stick(new_run,
     train_dqn(DQNPong(config["model"]), config, Seeds(0), new_run(config))
     assert played == [0.5, 0.5]
     assert config["environment"]["sticky"] == 0
+
+
+def test_ways_to_play_change_how_actions_stick():
+    config = configuration("pong", assignments=['evaluation.robust={"plain": 0.9}', "environment.sticky=0.5"])
+    assert varied(config, "plain")["environment"] == config["environment"] | {"sticky": 0}
+    assert varied(config, "sticky")["environment"] == config["environment"] | {"sticky": 0.25}
 
 
 class Interrupted(Exception):

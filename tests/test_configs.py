@@ -119,6 +119,7 @@ def test_assignments_change_settings_and_the_last_wins():
         ("environment.actions=[0,1]", "environment.actions: [0, 1] is for Atari games only"),
         ('evaluation.robust={"sticky": 1}', "evaluation.robust: {'sticky': 1} has sticky, which is for Atari games only"),
         ('evaluation.also=["sticky"]', "evaluation.also: ['sticky'] has sticky, which is for Atari games only"),
+        ('evaluation.also=["plain"]', "evaluation.also: ['plain'] has plain, which is for Atari games only"),
         ("teacher.sticky=0.25", "teacher.sticky: 0.25 is for Atari games only"),
         ("teacher.n_steps=3", "teacher.n_steps: 3 is more than 1, which is for Atari games only"),
         ("teacher.terminal=life", "teacher.terminal: life is for Atari games only"),
