@@ -71,7 +71,7 @@ SETTINGS = {
         "also": (
             SOME_WAYS,
             "other ways to play that are reported too: greedy; epsilon, of 0.05; noise, of 0.05 (not for Atari games); "
-            "for Atari games only, sticky, where the last action is repeated with probability 0.25, and plain, where none is",
+            "for Atari games, sticky, where the last action is repeated with probability 0.25, and plain, where none is",
         ),
         "robust": (
             SHARES,

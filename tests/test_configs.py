@@ -163,7 +163,7 @@ def test_bad_assignments_to_an_actor_critic_are_refused_by_name(assignment, word
         ('evaluation.robust={"noise": 1.5}', "a number above 0, up to 1"),
         ('evaluation.robust={"noise": 0.9}', "evaluation.robust: {'noise': 0.9} has noise, which is not for Atari games"),
         ("evaluation.noise=0.1", "evaluation.noise: 0.1 is not for Atari games"),
-        ('evaluation.robust={"wind": 1}', "greedy, epsilon, sticky, noise"),
+        ('evaluation.robust={"wind": 1}', "greedy, epsilon, sticky, plain, noise"),
     ],
 )
 def test_bad_assignments_to_an_atari_game_are_refused_by_name(assignment, words):
