@@ -667,7 +667,7 @@ def test_training_goes_on_from_given_weights(config, new_run):
 
 
 def test_a_teacher_whose_weights_are_averaged_is_the_average(config, new_run):
-    short = {"environments": 1, "steps": 60, "learning_starts": 30, "evaluate_every": 60, "episodes": 2}
+    short = {"steps": 60, "learning_starts": 30, "evaluate_every": 60, "episodes": 2}
     weights, explored = [], []
     for averaging in (0.0, 0.9):
         config = config | {"teacher": config["teacher"] | short | {"averaging": averaging}}
