@@ -97,7 +97,6 @@ CARTPOLE = {
         "learning_rate_last": 5e-5,
         "target_sync": 600,
         "adam_epsilon": 1e-7,
-        "averaging": 0.0,
         "n_steps": 1,
         "sticky": 0.0,
         "clip_rewards": False,

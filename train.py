@@ -491,7 +491,7 @@ class Best:
 
     def after_evaluation(self, rewards, *states):
         if rewards.mean() > self.score:
-            self.restore((rewards.mean(), [[w.numpy() for w in state.played] for state in states]))
+            self.restore((rewards.mean(), [[w.numpy() for w in state.weights] for state in states]))
 
     def content(self):
         return self.score, [agent.network.get_weights() for agent in self.agents]
@@ -505,9 +505,8 @@ class Best:
 def train_dqn(agent, config, seeds, run, start=None):
     """Trains a teacher by (double) deep Q-learning until it scores above `stop_above` or its steps are used up.
 
-    What is evaluated is the running mean of the weights where `averaging` asks for one; after each evaluation the agent has
-    the weights that scored best so far. Where an episode is cut off by its step limit, its last state still has a value;
-    only states that the environment itself ends count as terminal.
+    After each evaluation the agent has the weights that scored best so far. Where an episode is cut off by its step limit,
+    its last state still has a value; only states that the environment itself ends count as terminal.
 
     Checkpoints hold the actions taken: a resumed run takes them again, which brings back environments and replay memory.
 
@@ -557,7 +556,7 @@ def train_dqn(agent, config, seeds, run, start=None):
             continue
         learner.learn(steps)
         if learner.losses and steps // settings["evaluate_every"] > (steps - count) // settings["evaluate_every"]:
-            rewards = player.evaluate(policy(learner.state.played), seeds.environment("select", "train_dqn", steps))[0]
+            rewards = player.evaluate(policy(learner.state.weights), seeds.environment("select", "train_dqn", steps))[0]
             best.after_evaluation(rewards, learner.state)
             run.metrics(phase="teacher", step=steps, rewards=rewards, **learner.report())
             if rewards.mean() > settings["stop_above"]:
@@ -586,8 +585,7 @@ class QLearner:
     def __init__(self, agent, settings, replay, seeds, start=None):
         self.settings, self.replay = settings, replay
         self.generator = seeds.generator("train_dqn")
-        weights = start or agent.initial_weights(seeds.generator("initial_weights", "teacher"))
-        self.state = initial_state(weights, averaged=settings["averaging"] > 0)
+        self.state = initial_state(start or agent.initial_weights(seeds.generator("initial_weights", "teacher")))
         self.target_weights = list(self.state.weights)
         self.block = q_learning_block(agent, settings)
         self.updates, self.losses, self.rate = 0, [], None

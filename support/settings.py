@@ -187,7 +187,6 @@ TEACHERS = {
         "learning_rate_last": (positive(1), "Adam's learning rate in the end; it falls in a straight line"),
         "target_sync": (integer(1), "updates between copies into the target network"),
         "adam_epsilon": (positive(1), "Adam's ε"),
-        "averaging": (number(0, 0.999999), "decay of the running mean of the weights, which is the teacher; 0: none"),
         "n_steps": (integer(1, 100), "steps of reward before a state's value counts (more than 1: Atari games only)"),
         "sticky": (number(0, 0.99), "probability that the last action is repeated in training, for Atari games only"),
         "clip_rewards": (FLAG, "learn from the signs of rewards"),

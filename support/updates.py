@@ -15,7 +15,7 @@ class TrainingState(NamedTuple):
         moments: the optimiser's running means of gradients, then of their squares, each like `weights`.
         update: float32 scalar, updates so far.
         clock: float32 scalar, time t of the pruning schedule, in updates.
-        averages: running means of `weights`, where they are averaged; else empty.
+        averages: running means of `weights`, for a student that is averaged; else empty.
     """
 
     weights: list
@@ -131,8 +131,6 @@ def q_learning_block(agent, settings):
             state = apply_gradients(optimizer, state, tape.gradient(loss, state.weights), rate)
             sync = state.update % settings["target_sync"] == 0
             target_weights = [tf.where(sync, w, t) for w, t in zip(state.weights, target_weights, strict=True)]
-            if state.averages:
-                state = average(state, settings["averaging"])
             return index + 1, state, target_weights, total + loss
 
         updates = tf.shape(observations)[0]

@@ -666,20 +666,6 @@ def test_training_goes_on_from_given_weights(config, new_run):
         np.testing.assert_allclose(after, before, atol=1e-6)
 
 
-def test_a_teacher_whose_weights_are_averaged_is_the_average(config, new_run):
-    short = {"steps": 60, "learning_starts": 30, "evaluate_every": 60, "episodes": 2}
-    weights, explored = [], []
-    for averaging in (0.0, 0.9):
-        config = config | {"teacher": config["teacher"] | short | {"averaging": averaging}}
-        agent, run = CartPoleDQN(config["model"]), new_run(config)
-        train_dqn(agent, config, Seeds(0), run)
-        weights.append(agent.network.get_weights()[0])
-        explored.append(rows_of(run)[-1]["loss"])
-    assert explored[0] == explored[1]  # the training itself is the same
-    start = agent.initial_weights(Seeds(0).generator("initial_weights", "teacher"))[0]
-    assert np.linalg.norm(weights[1] - start) < np.linalg.norm(weights[0] - start)  # it follows behind
-
-
 def test_training_a_teacher_frees_its_environments(config, new_run, players):
     short = {"steps": 60, "learning_starts": 30, "steps_per_update": 3, "evaluate_every": 9, "episodes": 2}
     config = config | {"teacher": config["teacher"] | short | {"environments": 3}}
