@@ -533,17 +533,18 @@ class Student:
         return divergence(teacher_outputs, outputs, tau)
 
     def continuous_loss(self, teacher_outputs, outputs, tau):
-        """The same for continuous actions: the sum over the batch of KL(N(y_T, σ²) ‖ N(y_S, σ²)) = |y_T − y_S|² / 2σ².
+        """The same for continuous actions: the sum over the batch of KL(L(y_T, b) ‖ L(y_S, b)) = d/b + exp(−d/b) − 1.
 
-        σ is τ times half of what an action's numbers can span. Where the teacher is beyond a bound, being there too is
-        enough.
+        L is a Laplace distribution, d = |y_T − y_S|, and b is τ times half of what an action's numbers can span. Where the
+        teacher is beyond a bound, being there too is enough. Normal distributions would count d², and a small student would
+        spend itself on the few states where the teacher swings from one bound to the other.
         """
         low, high = (tf.constant(bound, tf.float32) for bound in self.settings["bounds"])
         teacher = tf.clip_by_value(teacher_outputs, low, high)
         least = tf.where(teacher_outputs <= low, tf.minimum(outputs, low), teacher)
         most = tf.where(teacher_outputs >= high, tf.maximum(outputs, high), teacher)
-        error = outputs - tf.clip_by_value(outputs, least, most)
-        return tf.reduce_sum((error / (tau * (high - low) / 2)) ** 2 / 2, axis=[-2, -1])
+        distance = tf.abs(outputs - tf.clip_by_value(outputs, least, most)) / (tau * (high - low) / 2)
+        return tf.reduce_sum(distance + tf.math.expm1(-distance), axis=[-2, -1])
 
     def plain(self, weights, masks, member=0, role="student"):
         """One member as a plain Keras network, its masks multiplied in."""
