@@ -149,7 +149,8 @@ def _weights(values):
 
 def _minutes(found):
     """The median of some runs' minutes, in words; runs that failed have none."""
-    return f"{np.nanmedian([minutes(rows) for rows in found]):.2g}"
+    known = [taken for taken in map(minutes, found) if math.isfinite(taken)]
+    return f"{np.median(known):.2g}" if known else ""
 
 
 def _number(value):
@@ -188,7 +189,8 @@ def draw_sizes(runs, environment, path):
     )
     axes.set(xscale="log", xlabel="nonzero weights, percent of the teacher's", ylabel="reward (random play 0, teacher 1)")
     axes.set_ylim(LIMITS[0] - 0.03, LIMITS[1] + 0.03)
-    episodes = sorted({int(row["episodes"]) for name, run in runs.runs.items() for row in run if name[0] == environment})
+    played = (row["episodes"] for name, run in runs.runs.items() for row in run if name[0] == environment)
+    episodes = sorted({int(count) for count in played if math.isfinite(count)})  # runs that failed have none
     counts = " or ".join(f"{count:,}" for count in episodes)
     title = f"{environment}: every network reported, over {counts} episodes; those beyond lie on the edge"
     axes.set_title(title, fontsize="medium")

@@ -268,6 +268,16 @@ def test_a_run_that_failed_counts_as_the_teacher(tmp_path):
     assert size([line]) == 100 and reward_at(50, [line]) == 0
 
 
+@pytest.mark.parametrize("failed", [1, 3])
+def test_what_is_there_is_shown_where_runs_failed(failed, tmp_path, monkeypatch):
+    monkeypatch.setattr("pops.support.evidence.FOLDER", tmp_path)
+    wanted = experiments(["pops", "prune"], ["cartpole", "acrobot"], range(3))
+    done = [row(1.0, 1.0) | part._asdict() for part in wanted if part.seed >= failed]
+    write_rows(tmp_path / "classic.csv", [*done, *(failed_row(part) for part in wanted if part.seed < failed)])
+    assert all(path.exists() for path in draw(tmp_path / "classic.csv"))
+    assert "| PoPS | 3 |" in page()
+
+
 @pytest.mark.parametrize("suite", SUITES)
 def test_pages_of_all_suites_can_be_made(suite, tmp_path, monkeypatch):
     monkeypatch.setattr("pops.support.evidence.FOLDER", tmp_path)
