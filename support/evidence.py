@@ -35,6 +35,10 @@ class Runs:
         """The runs of a method on an environment, in the order of their seeds: a list of lists of rows."""
         return [rows for (where, how, _), rows in self.runs.items() if (where, how) == (environment, method)]
 
+    def rows(self, environment):
+        """The rows of all runs on an environment."""
+        return [row for (where, *_), run in self.runs.items() if where == environment for row in run]
+
     def values(self, method, value, environments=None):
         """`value` of each run of a method: a list for each environment that has some."""
         found = [[value(rows) for rows in self.of(name, method)] for name in environments or self.environments]
@@ -42,8 +46,8 @@ class Runs:
 
     def original(self, environment):
         """The number of the teacher's weights."""
-        rows = (row for name, run in self.runs.items() if name[0] == environment for row in run)
-        return next((round(100 * row["weights"] / row["percent"]) for row in rows if row["weights"] > 0), math.nan)
+        sizes = (round(100 * row["weights"] / row["percent"]) for row in self.rows(environment) if row["weights"] > 0)
+        return next(sizes, math.nan)
 
     def weights(self, environment, method, measure):
         """The weights that each run of a method is measured by, with `size` or `dense_size`: a list of numbers."""
@@ -189,8 +193,8 @@ def draw_sizes(runs, environment, path):
     )
     axes.set(xscale="log", xlabel="nonzero weights, percent of the teacher's", ylabel="reward (random play 0, teacher 1)")
     axes.set_ylim(LIMITS[0] - 0.03, LIMITS[1] + 0.03)
-    played = (row["episodes"] for name, run in runs.runs.items() for row in run if name[0] == environment)
-    episodes = sorted({int(count) for count in played if math.isfinite(count)})  # runs that failed have none
+    played = {row["episodes"] for row in runs.rows(environment)}
+    episodes = sorted(int(count) for count in played if math.isfinite(count))  # runs that failed have none
     counts = " or ".join(f"{count:,}" for count in episodes)
     title = f"{environment}: every network reported, over {counts} episodes; those beyond lie on the edge"
     axes.set_title(title, fontsize="medium")
