@@ -40,9 +40,9 @@ class Runs:
         return [row for (where, *_), run in self.runs.items() if where == environment for row in run]
 
     def values(self, method, value, environments=None):
-        """`value` of each run of a method: a list for each environment that has some."""
-        found = [[value(rows) for rows in self.of(name, method)] for name in environments or self.environments]
-        return [group for group in found if group]
+        """`value` of each run of a method that has one: a list for each environment."""
+        found = [map(value, self.of(name, method)) for name in environments or self.environments]
+        return [[known for known in group if math.isfinite(known)] for group in found]
 
     def original(self, environment):
         """The number of the teacher's weights."""
@@ -138,9 +138,9 @@ def comparison(runs):
 
 
 def _mean_ratio(groups, others):
-    """Geometric mean over environments of the ratio of two methods' interquartile means."""
-    logs = [np.log(geometric(group) / geometric(other)) for group, other in zip(groups, others, strict=True)]
-    return math.exp(np.mean(logs))
+    """Geometric mean, over environments that both have values of, of the ratio of two methods' interquartile means."""
+    pairs = [pair for pair in zip(groups, others, strict=True) if all(pair)]
+    return math.exp(np.mean([np.log(geometric(group) / geometric(other)) for group, other in pairs])) if pairs else math.nan
 
 
 def _weights(values):
@@ -158,6 +158,8 @@ def _minutes(found):
 
 
 def _number(value):
+    if math.isnan(value):
+        return ""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -243,8 +245,9 @@ def page():
             parts.append(f"\n{comparison(runs)}\n")
         for environment in runs.environments:
             graph = f"../results/benchmark/{suite}-{environment}.png"
-            title = f"### {environment}: a teacher of {runs.original(environment):,} weights"
-            parts.append(f"\n{title}\n\n{table(runs, environment)}\n\n![{environment}]({graph})\n")
+            weights = runs.original(environment)
+            title = f"{environment}: a teacher of {weights:,} weights" if math.isfinite(weights) else environment
+            parts.append(f"\n### {title}\n\n{table(runs, environment)}\n\n![{environment}]({graph})\n")
         if len(runs.environments) > 1:
             parts.append(f"\n![Performance profiles](../results/benchmark/{suite}-profile.png)\n\n{PROFILED}\n")
     return "".join(parts)
