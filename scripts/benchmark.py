@@ -65,7 +65,7 @@ def benchmark(arguments):
         for suite in TITLES:
             if (FOLDER / f"{suite}.csv").exists():
                 draw(FOLDER / f"{suite}.csv")
-        write_page()
+        write_pages()
         return
     if name == "tune":
         tune(arguments)
@@ -77,7 +77,7 @@ def benchmark(arguments):
     finally:  # also of what is there when it is interrupted
         collect(wanted, failed, storage, make_folder(folder) / f"{name}.csv")
         if folder == FOLDER:
-            write_page()
+            write_pages()
     if failed:
         raise RunFailed(f"{len(failed)} runs failed, {failed[0]} first; their logs are in {storage}")
 
@@ -96,15 +96,16 @@ def collect(wanted, failed, storage, path):
             log(f"written: {written}")
 
 
-def write_page():
-    """Writes docs/benchmark.md."""
+def write_pages():
+    """Writes docs/benchmark.md and the README's tables of results."""
     from pops.support.console import log
-    from pops.support.evidence import PAGE, page
+    from pops.support.evidence import PAGE, README, page, readme
     from pops.support.files import replacing
 
-    with replacing(PAGE) as temporary:
-        temporary.write_text(page(), encoding="utf-8")
-    log(f"written: {PAGE}")
+    for path, text in ((PAGE, page()), (README, readme(README.read_text(encoding="utf-8")))):
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        log(f"written: {path}")
 
 
 def check_packages(arguments):

@@ -1,18 +1,23 @@
 """Tables and graphs of a benchmark, from the rows of its CSV file."""
 
 import math
+import re
 from itertools import groupby
 from operator import itemgetter
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from pops.support.errors import ConfigurationError
 from pops.support.experiments import ENVIRONMENTS, METHODS, read_rows
 from pops.support.files import ROOT, replacing
+from pops.support.results import CHOICES, load_run
+from pops.support.rewards import rewards_text
 from pops.support.statistics import interquartile_mean, interval, performance_profile, probability_of_improvement
 
 FOLDER = ROOT / "results" / "benchmark"
 PAGE = ROOT / "docs" / "benchmark.md"
+README = ROOT / "README.md"
 SHARE = 0.95  # of the way from random play to the teacher
 LIMITS = -0.25, 1.2  # of the shares that graphs show
 
@@ -101,6 +106,63 @@ def table(runs, environment):
             row.append(_minutes(found))
             lines.append(row)
     return _markdown(lines)
+
+
+RESULTS = {
+    "cartpole": "[CartPole](docs/cartpole.md)",
+    "lunarlander": "[LunarLander](docs/lunarlander.md)",
+    "pong": "[Pong](docs/pong.md)",
+    "pacman": "[MsPacman](docs/mspacman.md)",
+    "acrobot": "[Acrobot](docs/your-own-policy.md#results)",
+    "mountaincar": "[MountainCar](docs/your-own-policy.md#results)",
+    "pendulum": "[Pendulum](docs/your-own-policy.md#results)",
+}  # folders of results/, in the README
+
+
+def results(runs):
+    """How small the networks of the runs in results/ are, in Markdown, for the README.
+
+    Args:
+        runs: `Runs` of a benchmark, for what a search by distillation alone finds.
+    """
+    heads = ["environment", "teacher: weights, reward", *CHOICES.values()]
+    lines = [[*heads, "search without pruning", "seeds", "minutes"]]
+    for name, title in RESULTS.items():
+        folders = sorted((ROOT / "results" / name).glob("seed*"))
+        summaries = [load_run(folder)["summary"] for folder in folders]
+        teacher = f"{summaries[0]['teacher']['weights']:,}; {rewards_text(summaries[0]['teacher'])}"
+        above, matching = ([summary[choice] for summary in summaries] for choice in CHOICES)
+        chosen = [_networks(above), "the same" if above == matching else _networks(matching)]
+        taken = _span(sorted(summary["seconds"] / 60 for summary in summaries), "{:.1f}".format)
+        lines.append([title, teacher, *chosen, _searched(runs, name), str(len(summaries)), taken])
+    return _markdown(lines)
+
+
+def _networks(reports):
+    """Sizes and rewards of the students of some runs in words; None for a run without one."""
+    found = [report for report in reports if report]
+    if not found:
+        return "none"
+    sizes = sorted((report["weights"], report["percent"]) for report in found)
+    weights, percents = ([size[part] for size in sizes] for part in (0, 1))
+    rewards = _span(sorted(found, key=lambda report: report["reward_mean"]), rewards_text)
+    text = f"{_span(weights, '{:,}'.format)} ({_span(percents, '{:.3g}'.format)} %), {rewards}"
+    return text if len(found) == len(reports) else f"{text}; none in {len(reports) - len(found)} of {len(reports)}"
+
+
+def _span(values, words):
+    """The first and the last of sorted values, with `words` for each; one where both read the same."""
+    first, last = words(values[0]), words(values[-1])
+    return first if first == last else f"{first} to {last}"
+
+
+def _searched(runs, environment):
+    """What a search by distillation alone finds, and its share of PoPS's time."""
+    if not runs.shared("pops", "search").count(environment):
+        return ""
+    weights = _number(geometric(runs.weights(environment, "search", dense_size)))
+    ratio = _mean_ratio(*(runs.values(method, minutes, [environment]) for method in ("search", "pops")))
+    return f"{weights} in {ratio:.2f} of the time"
 
 
 SHOWN = ("pops", "once", "search", "ars")  # in the README
@@ -251,6 +313,21 @@ def page():
         if len(runs.environments) > 1:
             parts.append(f"\n![Performance profiles](../results/benchmark/{suite}-profile.png)\n\n{PROFILED}\n")
     return "".join(parts)
+
+
+def readme(text):
+    """The README's text with its two tables of results made anew.
+
+    Raises:
+        ConfigurationError: it has no such table.
+    """
+    runs = Runs(read_rows(FOLDER / "classic.csv"))
+    for made in (results(runs), overview(runs)):
+        head = made.partition("\n")[0]
+        text, found = re.subn(rf"^{re.escape(head)}\n(\|.*\n)+", f"{made}\n", text, flags=re.MULTILINE)
+        if not found:
+            raise ConfigurationError(f"README.md: no table with the headings {head}")
+    return text
 
 
 def draw(path):

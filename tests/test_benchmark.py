@@ -18,7 +18,20 @@ pytest.importorskip("scipy")
 from pops.support import cluster  # noqa: I001
 from pops.support.cluster import Killed, Lease, _largest, cores_of_its_own, last_line, make, one_by_one
 from pops.support.errors import ConfigurationError
-from pops.support.evidence import FOLDER, PAGE, Runs, dense_size, draw, overview, page, reward_at, size, table
+from pops.support.evidence import (
+    FOLDER,
+    PAGE,
+    README,
+    Runs,
+    _networks,
+    dense_size,
+    draw,
+    page,
+    readme,
+    reward_at,
+    size,
+    table,
+)
 from pops.support.experiments import (
     ABLATIONS,
     ENVIRONMENTS,
@@ -168,8 +181,20 @@ def test_a_table_says_how_sure_it_is():
 
 
 @pytest.mark.skipif(not (FOLDER / "classic.csv").exists(), reason="the suite has not been run")
-def test_the_readme_shows_what_the_benchmark_found():
-    assert overview(Runs(read_rows(FOLDER / "classic.csv"))) in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_readme_shows_what_was_found():
+    text = README.read_text(encoding="utf-8")
+    assert readme(text) == text
+    with pytest.raises(ConfigurationError, match="no table with the headings"):
+        readme("")
+
+
+def test_results_of_several_runs_are_given_as_ranges():
+    small, large = (
+        {"weights": weights, "percent": weights / 10, "reward_mean": 300.0 - weights, "reward_stderr": 1.0}
+        for weights in (6, 20)
+    )
+    assert _networks([large, None, small]) == "6 to 20 (0.6 to 2 %), 280.0 ± 1.0 to 294.0 ± 1.0; none in 1 of 3"
+    assert _networks([small, small]) == "6 (0.6 %), 294.0 ± 1.0" and _networks([None]) == "none"
 
 
 def test_the_page_follows_from_the_files():
