@@ -284,7 +284,7 @@ PONG = {
     "environment": CARTPOLE["environment"] | {"id": "ALE/Pong-v5", "max_episode_steps": 27_000, "actions": [0, 2, 3]},
     "model": {"observation_shape": [4, 84, 84], "actions": 3, "widths": [32, 64, 64, 512]} | _LAYERS | {"background": 87},
     "evaluation": CARTPOLE["evaluation"]
-    | {"objective": 18, "lower_bound": 0, "choose_episodes": 10, "report_episodes": 30},
+    | {"objective": 18, "lower_bound": 0, "choose_episodes": 10, "report_episodes": 100},
     "teacher": CARTPOLE["teacher"]
     | {
         "steps": 5_000_000,
@@ -405,7 +405,7 @@ PONG_FAST = {
 PACMAN = PONG | {
     "environment": PONG["environment"] | {"id": "ALE/MsPacman-v5", "actions": []},
     "model": PONG["model"] | {"actions": 9, "background": 32},  # of the corridors
-    "evaluation": PONG["evaluation"] | {"objective": 2_000, "lower_bound": 1_000, "report_episodes": 50},
+    "evaluation": PONG["evaluation"] | {"objective": 2_000, "lower_bound": 1_000, "report_episodes": 100},
     "teacher": PONG["teacher"] | {"terminal": "life", "stop_above": 20_000},
 }
 
@@ -470,7 +470,7 @@ ANY_FAST = {
         "episodes": 50,
         "confidence": 0,
         "confirm_episodes": 1000,
-        "confirm_confidence": 0,
+        "confirm_confidence": 1,
         "learning_rate": [[0, linear(3e-3, 3e-4, 8)]],
     },
     "pops": LUNARLANDER_FAST["pops"],
@@ -480,7 +480,7 @@ ANY_FAST = {
 ANY_GAME = PACMAN | {"evaluation": PACMAN["evaluation"] | {"objective": None, "lower_bound": None}}
 # MsPacman's lower bound is a collapse, another game's three quarters of the way, where noise alone may lead below it twice.
 ANY_GAME_FAST = {group: PACMAN_FAST[group] for group in ("replay", "prune", "pops")} | {
-    "evaluation": PONG_FAST["evaluation"] | {"lower_bound": None, "choose_episodes": 100, "report_episodes": 100},
+    "evaluation": PONG_FAST["evaluation"] | {"lower_bound": None, "choose_episodes": 100},
     "distill": PACMAN_FAST["distill"] | {"give_up": ANY_FAST["distill"]["give_up"]},
 }
 

@@ -499,7 +499,7 @@ class Student:
     def masked(self, weights, masks):
         """Weights whose kernels are multiplied by their masks of zeros and ones (paper, section IV).
 
-        Weights that a mask hides get no gradient, so they stay as they are.
+        Weights that a mask hides get no gradient. They never count again, as masks only grow.
         """
         pairs = zip(weights[::2], masks, weights[1::2], strict=True)
         return list(itertools.chain.from_iterable((kernel * mask, bias) for kernel, mask, bias in pairs))

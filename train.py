@@ -557,8 +557,9 @@ def train_dqn(agent, config, seeds, run, start=None):
         learner.learn(steps)
         if learner.losses and steps // settings["evaluate_every"] > (steps - count) // settings["evaluate_every"]:
             rewards = player.evaluate(policy(learner.state.weights), seeds.environment("select", "train_dqn", steps))[0]
+            report = learner.report()  # before the network may be kept: it says whether that is one of numbers
             best.after_evaluation(rewards, learner.state)
-            run.metrics(phase="teacher", step=steps, rewards=rewards, **learner.report())
+            run.metrics(phase="teacher", step=steps, rewards=rewards, **report)
             if rewards.mean() > settings["stop_above"]:
                 break
         run.progress("training the teacher", steps, settings["steps"])

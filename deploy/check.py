@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from pops.support.console import log
 from pops.support.errors import RunFailed
-from pops.support.playing import report_rewards, way_to_act
+from pops.support.playing import report_rewards, varied, way_to_act
 from pops.support.rewards import rewards_text
 
 TIE = 1e-5  # outputs that lie this close, relative to the largest of all, may come in another order in another runtime
@@ -63,6 +63,8 @@ def check_numbers(run, observations, expected, bounds, exact):
 def check_reward(run, network, config, seeds, episodes):
     """Lets the exported policy and the Keras model play the same fresh episodes, and prints their rewards.
 
+    Where actions are sampled, the exported policy also plays greedily, as C's `policy_act` does.
+
     Raises:
         RunFailed: the exported policy does not reach the objective, or where the environment has none, the Keras model's
             reward less one standard error.
@@ -81,5 +83,8 @@ def check_reward(run, network, config, seeds, episodes):
         f"reward over {episodes} episodes ({way_to_act(config)}): {rewards_text(ours)}, "
         f"the Keras model's {rewards_text(theirs)}; objective {objective:g}"
     )
+    if config["evaluation"]["acting"] == "sample":
+        largest = report_rewards(exported, varied(config, "greedy"), seeds, episodes, "export")
+        log(f"reward over {episodes} episodes (greedy, the action of the largest output): {rewards_text(largest)}")
     if not ours["reward_mean"] > objective:
         raise RunFailed(f"the exported policy's reward, {rewards_text(ours)}, is not above the objective, {objective:g}")

@@ -1,9 +1,9 @@
 """Runs methods x environments x seeds, on this machine or a Ray cluster, and makes tables and graphs of what is there.
 
-benchmark.py SUITE          all runs of a suite that are not done yet, its CSV file, graphs, and docs/benchmark.md
+benchmark.py SUITE          all runs of a suite that are not done yet; then their CSV file, tables and graphs
 benchmark.py run M,... E,... --seeds 0-9     runs of your own: methods and environments, separated by commas
 benchmark.py tune ENV --set pops.shapes=[[2]]    settings for the distillation into one network, by Ray Tune
-benchmark.py report         docs/benchmark.md and the graphs anew, from results/benchmark
+benchmark.py report         docs/benchmark.md, the README's tables and the graphs anew, from results/
 """
 
 import importlib.util
@@ -41,6 +41,11 @@ def main():
     parser.add_argument("--storage", type=Path, metavar="DIR", help="folder of the runs (runs/benchmark)")
     parser.add_argument("--cores", type=commands.integer(0, 1024), default=1, metavar="N", help="for each run (1); 0: all")
     parser.add_argument("--address", metavar="HOST:PORT", help="of a Ray cluster; without it, Ray starts on this machine")
+    parser.add_argument(
+        "--publish",
+        action="store_true",
+        help="a suite's tables and graphs go to results/benchmark, the docs and the README",
+    )
     parser.add_argument("--one-by-one", action="store_true", help="without Ray, one run after the other")
     parser.add_set_argument("change one setting of all runs; may be given more than once")
     arguments = parser.parse_args()
@@ -49,6 +54,8 @@ def main():
     named = NAMED.get(arguments.suite, [])
     if len(arguments.names) != len(named):
         parser.error(f"{' '.join([arguments.suite, *named])}: {len(arguments.names)} names were given")
+    if arguments.publish and (arguments.suite in ("smoke", *NAMED, "report") or arguments.set):
+        parser.error("--publish is for whole suites, without --set")
     if arguments.suite == "tune" and arguments.one_by_one:
         parser.error("tune needs Ray; leave --one-by-one out")
     commands.run_command(lambda: benchmark(arguments), lambda: "start it again to go on")
@@ -57,7 +64,7 @@ def main():
 def benchmark(arguments):
     """What the command does."""
     check_packages(arguments)
-    from pops.support.evidence import FOLDER, TITLES, draw
+    from pops.support.evidence import FOLDER, TITLES, draw, section
     from pops.support.files import make_folder
 
     name = arguments.suite
@@ -71,19 +78,25 @@ def benchmark(arguments):
         tune(arguments)
         return
     wanted, storage, failed = asked_for(arguments), storage_of(arguments), []
-    folder = FOLDER if name in TITLES and not arguments.set else storage
+    folder = FOLDER if arguments.publish else storage
     try:
         make_all(wanted, storage, arguments, failed)
     finally:  # also of what is there when it is interrupted
-        collect(wanted, failed, storage, make_folder(folder) / f"{name}.csv")
-        if folder == FOLDER:
+        made = collect(wanted, failed, storage, make_folder(folder) / f"{name}.csv")
+        if arguments.publish:
             write_pages()
+        elif made:
+            write({made.with_suffix(".md"): section(made)})
     if failed:
         raise RunFailed(f"{len(failed)} runs failed, {failed[0]} first; their logs are in {storage}")
 
 
 def collect(wanted, failed, storage, path):
-    """Writes the CSV file of the runs that are there, also of further seeds, and draws its graphs."""
+    """Writes the CSV file of the runs that are there, also of further seeds, and draws its graphs.
+
+    Returns:
+        `path`, or None if there are none.
+    """
     from pops.support.console import log
     from pops.support.evidence import draw
     from pops.support.experiments import failed_row, rows, write_rows
@@ -94,15 +107,23 @@ def collect(wanted, failed, storage, path):
         write_rows(path, [*found, *map(failed_row, failed)])
         for written in [path, *draw(path)]:
             log(f"written: {written}")
+        return path
+    return None
 
 
 def write_pages():
     """Writes docs/benchmark.md and the README's tables of results."""
-    from pops.support.console import log
     from pops.support.evidence import PAGE, README, page, readme
+
+    write({PAGE: page(), README: readme(README.read_text(encoding="utf-8"))})
+
+
+def write(texts):
+    """Writes texts, {path: text}."""
+    from pops.support.console import log
     from pops.support.files import replacing
 
-    for path, text in ((PAGE, page()), (README, readme(README.read_text(encoding="utf-8")))):
+    for path, text in texts.items():
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
         log(f"written: {path}")

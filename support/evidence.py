@@ -66,9 +66,9 @@ class Runs:
 def size(rows):
     """Percent of the teacher's weights that the smallest network has which keeps `SHARE` of the reward; 100 for none.
 
-    Of a pruned network the nonzero weights count.
+    Of a pruned network the nonzero weights count; a network that the method itself refused does not.
     """
-    return min((row["percent"] for row in rows if row["share"] >= SHARE), default=100.0)
+    return min((row["percent"] for row in rows if row["share"] >= SHARE and row["kind"] != "refused"), default=100.0)
 
 
 def dense_size(rows):
@@ -77,8 +77,8 @@ def dense_size(rows):
 
 
 def reward_at(percent, rows):
-    """The best reward of a run's networks that have at most so many percent of the weights, as a share; 0 for none."""
-    return max((row["share"] for row in rows if row["percent"] <= percent), default=0.0)
+    """The best reward of a run's networks that have at most so many percent of the weights, as a share; nan for none."""
+    return max((row["share"] for row in rows if row["percent"] <= percent), default=math.nan)
 
 
 def minutes(rows):
@@ -102,7 +102,7 @@ def table(runs, environment):
             row += [_weights(runs.weights(environment, method, measure)) for measure in (size, dense_size)]
             if reference:
                 at = [(reference[rows[0]["seed"]], rows) for rows in found if rows[0]["seed"] in reference]
-                row.append(_share(*interval([[reward_at(*pair) for pair in at]])) if at else "")
+                row.append(_shares([reward_at(*pair) for pair in at]))
             row.append(_minutes(found))
             lines.append(row)
     return _markdown(lines)
@@ -161,8 +161,8 @@ def _searched(runs, environment):
     if not runs.shared("pops", "search").count(environment):
         return ""
     weights = _number(geometric(runs.weights(environment, "search", dense_size)))
-    ratio = _mean_ratio(*(runs.values(method, minutes, [environment]) for method in ("search", "pops")))
-    return f"{weights} in {ratio:.2f} of the time"
+    alone, whole = (float(_minutes(runs.of(environment, method)) or math.nan) for method in ("search", "pops"))
+    return f"{weights} in {alone / whole:.2f} of the time"
 
 
 SHOWN = ("pops", "once", "search", "ars")  # in the README
@@ -227,6 +227,15 @@ def _number(value):
 
 def _in_brackets(value, low, high):
     return value if low == high else f"{value} ({low} to {high})"
+
+
+def _shares(values):
+    """The mean of some runs' shares and its interval, in words; nan for a run without one."""
+    known = [value for value in values if math.isfinite(value)]
+    if not known:
+        return "none" if values else ""
+    text = _share(*interval([known]))
+    return text if len(known) == len(values) else f"{text}; none in {len(values) - len(known)} of {len(values)}"
 
 
 def _share(value, low, high):
@@ -301,17 +310,23 @@ def page():
         path = FOLDER / f"{suite}.csv"
         if not path.exists():
             continue
-        runs = Runs(read_rows(path))
-        parts.append(f"\n## {TITLES[suite]}\n\n`python scripts/benchmark.py {suite}`\n")
-        if len(runs.methods) > 1 and "pops" in runs.methods:
-            parts.append(f"\n{comparison(runs)}\n")
-        for environment in runs.environments:
-            graph = f"../results/benchmark/{suite}-{environment}.png"
-            weights = runs.original(environment)
-            title = f"{environment}: a teacher of {weights:,} weights" if math.isfinite(weights) else environment
-            parts.append(f"\n### {title}\n\n{table(runs, environment)}\n\n![{environment}]({graph})\n")
-        if len(runs.environments) > 1:
-            parts.append(f"\n![Performance profiles](../results/benchmark/{suite}-profile.png)\n\n{PROFILED}\n")
+        parts.append(f"\n## {TITLES[suite]}\n\n`python scripts/benchmark.py {suite} --publish`\n")
+        parts.append(section(path, "../results/benchmark/"))
+    return "".join(parts)
+
+
+def section(path, graphs=""):
+    """The tables and graphs of a benchmark's CSV file, in Markdown. `graphs`: where those of `draw` are."""
+    runs, parts = Runs(read_rows(path)), []
+    if len(runs.methods) > 1 and "pops" in runs.methods:
+        parts.append(f"\n{comparison(runs)}\n")
+    for environment in runs.environments:
+        weights = runs.original(environment)
+        title = f"{environment}: a teacher of {weights:,} weights" if math.isfinite(weights) else environment
+        graph = f"![{environment}]({graphs}{path.stem}-{environment}.png)"
+        parts.append(f"\n### {title}\n\n{table(runs, environment)}\n\n{graph}\n")
+    if len(runs.environments) > 1:
+        parts.append(f"\n![Performance profiles]({graphs}{path.stem}-profile.png)\n\n{PROFILED}\n")
     return "".join(parts)
 
 

@@ -55,6 +55,9 @@ class Method(NamedTuple):
     trains: bool = False
 
 
+# Methods whose only aim is the objective get what all are judged by: 95 % of the way from random play to the teacher.
+_JUDGED = ("evaluation.objective=null", "evaluation.lower_bound=null", "evaluation.margin=0.05")
+
 METHODS = {
     "pops": Method("PoPS"),
     "paper": Method("PoPS as in the paper", arguments=("--profile", "paper")),
@@ -63,9 +66,9 @@ METHODS = {
     "search": Method("search by distillation, no pruning", ("pops.method=search", "pops.floor=24")),
     "direct": Method("distillation into PoPS's sizes", ("pops.method=direct",), shapes="same"),
     "random": Method("distillation into random widths", ("pops.method=direct",), shapes="random"),
-    "prune": Method("pruning while distilling, no shrinking", ("pops.method=prune",)),
+    "prune": Method("pruning while distilling, no shrinking", ("pops.method=prune", *_JUDGED)),
     "one_shot": Method("pruning at once, nothing trained", ("pops.method=one_shot",)),
-    "ars": Method("linear policy by random search (ARS)", ("pops.method=ars",)),
+    "ars": Method("linear policy by random search (ARS)", ("pops.method=ars", *_JUDGED)),
     "scratch": Method("reinforcement learning at PoPS's size", shapes="same", trains=True),
 }
 
@@ -152,7 +155,7 @@ class Experiment(NamedTuple):
         if method.shapes:
             shapes = self._shapes(storage, method.shapes)
             settings.append(
-                f"model.widths={json.dumps(shapes[0])}" if method.trains else f"pops.shapes={json.dumps(shapes)}"
+                f"model.widths={json.dumps(shapes[-1])}" if method.trains else f"pops.shapes={json.dumps(shapes)}"
             )
         script = "train_teacher.py" if method.trains else "pops.py"
         sets = [part for setting in settings for part in ("--set", setting)]

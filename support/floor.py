@@ -17,7 +17,9 @@ def search_floor(teacher, task, records):
         task: Task.
         records: Records of the steps of PoPS.
     """
-    if len(records.summary["steps"]) == task.config["pops"]["steps"] or not task.config["pops"]["floor"]:
+    steps = records.summary["steps"]
+    cut_short = len(steps) == task.config["pops"]["steps"] and "shrunk" in steps[-1]
+    if cut_short or not task.config["pops"]["floor"]:
         return
     search = Search(teacher, task, records)
     above, _ = records.smallest()

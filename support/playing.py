@@ -13,6 +13,7 @@ from pops.support.errors import RunFailed
 from pops.support.forward import network_policy
 from pops.support.rewards import reward_statistics
 from pops.support.rules import VARIATIONS
+from pops.support.seeds import action_generator
 
 
 def select_actions(outputs, acting, generator=None, epsilon=None, bounds=(), factors=()):
@@ -108,7 +109,7 @@ class Player:
         """
         if not go_on:
             self._start(seed)
-        generator, going = np.random.default_rng(seed), True
+        generator, going = action_generator(seed), True
         while going:
             before = self._seen(generator)
             outputs = self._outputs(policy, before)

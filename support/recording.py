@@ -8,7 +8,7 @@ from pops.policies.teacher import read_policy
 from pops.support.environments import Single, draw_rate
 from pops.support.files import make_folder, replacing
 from pops.support.playing import select_actions
-from pops.support.seeds import Seeds
+from pops.support.seeds import Seeds, action_generator
 from pops.utils import count_weights
 
 
@@ -50,7 +50,7 @@ def film(network, config, seed, steps):
 
     acting, epsilon = (config["evaluation"][key] for key in ("acting", "epsilon"))
     bounds, factors = config["model"]["bounds"], config["model"]["factors"]
-    generator, environment = np.random.default_rng(seed), Single(config["environment"], draw=True)
+    generator, environment = action_generator(seed), Single(config["environment"], draw=True)
     observation = environment.reset(seed)
     pictures, rewards = [environment.picture()], [0.0]
     for _ in range(steps):

@@ -168,11 +168,12 @@ class Records:
 
     def other_ways(self, network, *purpose):
         """Rewards of a plain network in the other ways to play that the settings name: {name: rewards}."""
-        config = self.task.config
+        config, most = self.task.config, self.task.config["evaluation"]["choose_episodes"]
         names = dict.fromkeys([*config["evaluation"]["also"], *config["evaluation"]["robust"]])
         ways = {name: varied(config, name) for name in names}
         return {
-            name: reported(network, way, self.task.seeds, self.task.run, *purpose, way=name) for name, way in ways.items()
+            name: reported(network, way, self.task.seeds, self.task.run, *purpose, way=name, most=most)
+            for name, way in ways.items()
         }
 
 

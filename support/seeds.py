@@ -26,3 +26,12 @@ class Seeds:
         """An environment seed for one of the `USES`."""
         number = int(self.generator(use, *purpose).integers(self.RANGE))
         return self.USES.index(use) * self.RANGE + min(number, self.RANGE - self.COPIES)
+
+
+def action_generator(seed):
+    """A NumPy generator for the random actions in environments of this seed.
+
+    Gymnasium starts an environment's own numbers from the seed alone, and with the same ones actions would follow from the
+    first observation.
+    """
+    return np.random.default_rng([seed, 1])

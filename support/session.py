@@ -18,7 +18,7 @@ from pops.support.environments import check_spaces, configuration_of
 from pops.support.errors import ConfigurationError, RunFailed
 from pops.support.files import checksum, portable
 from pops.support.methods import METHODS
-from pops.support.playing import evaluate_network, play_episodes
+from pops.support.playing import play_episodes
 from pops.support.records import Records, new_task, reference_of, reported
 from pops.support.report import write_report
 from pops.support.rewards import reward_statistics, rewards_text, shape_text
@@ -212,9 +212,9 @@ def run_training(environment, config, out, profile, seed, resume, tensorboard, s
             if agents.critic:
                 trained["critic"] = agents.critic(config["model"])
             train_and_save(trained, config, seeds, run, first)
-            network, episodes = trained["teacher"].network, config["evaluation"]["report_episodes"]
-            rewards = reward_statistics(evaluate_network(network, config, seeds, episodes, "report", "teacher"))
+            network = trained["teacher"].network
             weights, _ = count_weights(network)
+            rewards = reported(network, config, seeds, run, "teacher")
             run.save_summary({"teacher": {"weights": weights, **rewards}, "seconds": run.seconds()})
         log(f"written: {write_report(run.folder)}")
         run.finish()

@@ -78,7 +78,11 @@ SETTINGS = {
             "ways to play, as in `also`, in which a student has to keep a share of the way from random play to the teacher",
         ),
         "choose_episodes": (integer(2), "episodes that decide whether a student matches the teacher"),
-        "report_episodes": (integer(2), "fresh episodes behind every reported reward; a pruned network's: at most 100"),
+        "report_episodes": (
+            integer(2),
+            "fresh episodes behind every reported reward; a pruned network's: at most 100; of other ways to play: at most "
+            "as many as `choose_episodes`",
+        ),
     },
     "replay": {
         "capacity": (integer(1), "states, or transitions, that the replay memory holds"),
