@@ -3,6 +3,7 @@
 import os
 
 from pops.configs import ENVIRONMENTS, configuration
+from pops.policies.normaliser import NONE
 from pops.support.errors import ConfigurationError
 from pops.support.files import check_readable
 from pops.support.rules import integer, is_number
@@ -43,7 +44,7 @@ def compress(
         resume: go on with the run in that folder, by the same call. Whether a function is the same cannot be told.
         tensorboard: write the metrics for TensorBoard as well, which has to be installed.
         normalizer: path of the statistics of Stable-Baselines3's VecNormalize that the teacher was trained with; those that
-            lie beside its .zip are found without.
+            lie beside its .zip are found without. "none": it was trained without.
         expect: the reward that the teacher is said to have; a run warns if it is far from it.
 
     Returns:
@@ -70,7 +71,7 @@ def compress(
         configuration(environment, profile, settings, objective=objective)
     if isinstance(teacher, str | os.PathLike):
         check_readable(teacher)
-    if normalizer is not None:
+    if normalizer is not None and str(normalizer) != NONE:
         check_readable(normalizer)
     from pops.support.console import import_tensorflow
 

@@ -11,8 +11,8 @@ from pops.support.errors import ConfigurationError
 def agent_of(stack, kind, settings, environment, normaliser=None):
     """The agent of an environment that does what a stack of layers does.
 
-    Mean and variance of a normaliser are folded into the agent's network. Its clipping cannot be, so that is in the network
-    that plays.
+    Mean and variance of a normaliser are folded into the agent's network. Its clipping cannot be, so the network that plays
+    has layers for all of it.
 
     Args:
         stack: Stack.
@@ -42,7 +42,8 @@ def agent_of(stack, kind, settings, environment, normaliser=None):
     agent = kind(own | {"hidden_activation": hidden.pop() if hidden else "relu"}, [len(bias) for _, bias in dense[:-1]])
     agent.network.set_weights(_flat(_normalised(dense, normaliser)))
     if normaliser:
-        agent.played = _clipping(agent, dense, normaliser)
+        agent.played = _normalising(agent, dense, normaliser)
+        _compare(agent, dense, normaliser)
     return agent
 
 
@@ -110,9 +111,10 @@ def _normalised(dense, normaliser):
     return [(folded.astype(np.float32), (bias - mean @ folded).astype(np.float32)), *others]
 
 
-def _clipping(agent, dense, normaliser):
+def _normalising(agent, dense, normaliser):
     """The network that normalises and clips what it sees, as it did when it was trained."""
     (kernel, bias), *others = dense
+    clip = normaliser.clip if normaliser.clips else 1.0
     inputs = keras.Input(agent.settings["observation_shape"], name="observations", dtype=agent.observation_type)
     normalise = [
         keras.layers.Normalization(
@@ -120,13 +122,34 @@ def _clipping(agent, dense, normaliser):
             variance=np.ravel(normaliser.variance + normaliser.epsilon).tolist(),
             name="normalise",
         ),
-        keras.layers.Rescaling(1 / normaliser.clip, name="clip_in"),
-        keras.layers.Activation("hard_tanh", name="clip"),
     ]
+    if normaliser.clips:
+        normalise.append(keras.layers.Rescaling(1 / clip, name="clip_in"))
+        normalise.append(keras.layers.Activation("hard_tanh", name="clip"))
     layers = agent.plain_network("layers").layers
     network = keras.Sequential([inputs, *normalise, *layers], name=agent.network.name)
-    network.set_weights(_flat([(kernel * np.float32(normaliser.clip), bias), *others]))
+    network.set_weights(_flat([(kernel * np.float32(clip), bias), *others]))
     return network
+
+
+def _compare(agent, dense, normaliser):
+    """Raises ConfigurationError where the network that plays does not do what the layers do with normalised observations:
+    the statistics may be too extreme for its numbers."""
+    noise = np.random.default_rng(0).normal(size=(64, *agent.settings["observation_shape"]))
+    deviation, mean = np.ravel(1 / normaliser.scale), np.ravel(normaliser.mean)
+    seen = [(factor * noise.reshape(64, -1) * deviation + mean).reshape(noise.shape) for factor in (1.0, 3.0, 30.0)]
+    observations = np.concatenate(seen).astype(np.float32)
+    layers = type(agent)(agent.settings, agent.widths).network
+    layers.set_weights(_flat(dense))
+    expected = np.asarray(
+        layers(np.reshape(normaliser(observations.reshape(-1, *normaliser.mean.shape)), observations.shape))
+    )
+    error = np.abs(np.asarray(agent.played(observations)) - expected).max() / max(np.abs(expected).max(), 1e-30)
+    if not error <= 1e-3:  # nor where one is no number
+        raise ConfigurationError(
+            f"normalised by its statistics, its outputs would be {error:.2g} of the largest off: they are too extreme for "
+            "float32"
+        )
 
 
 def _of_images(stack, dense, kind, settings, normaliser):

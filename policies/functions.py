@@ -37,10 +37,18 @@ class TeacherFunction:
         self.calls += 1
         try:
             # Copies, as observations and values must not be changed by the function, nor later.
-            values = np.array(self.function(np.array(observations)), np.float32)
+            returned = self.function(np.array(observations))
+            values = np.array(returned)
+            values = self._one_hot(values) if values.dtype.kind in "iub" else values.astype(np.float32)
+        except ConfigurationError:
+            raise
         except Exception as error:  # of whatever kind: it is the user's code that runs here
+            if "returned" in locals() and isinstance(returned, tuple):
+                self._fail(f"returned a tuple of {len(returned)}; the actions, or their values, alone are needed")
             self._fail(f"raised {type(error).__name__}: {one_line(error)}")
         wanted = (len(observations), self.settings["actions"])
+        if values.shape == wanted[:1] and wanted[1] == 1:
+            values = values[:, None]
         if values.shape != wanted:
             self._fail(f"returned {values.shape} for a batch of {wanted[0]}; finite {wanted} needed")
         if not np.isfinite(values).all():
@@ -48,8 +56,32 @@ class TeacherFunction:
             self._fail(f"returned {values[row, column]} for action {column} of observation {row}; finite {wanted} needed")
         return values
 
+    def _one_hot(self, numbers):
+        """Action values for the numbers of discrete actions, [batch] or [batch, 1]; all others as they are."""
+        actions, shape = self.settings["actions"], numbers.shape
+        one = not (self.settings["bounds"] or self.settings["factors"]) and shape in (shape[:1], (*shape[:1], 1))
+        if not one:
+            return numbers.astype(np.float32)
+        if not (numbers.min() >= 0 and numbers.max() < actions):
+            self._fail(
+                f"returned action {numbers.min() if numbers.min() < 0 else numbers.max()}; there are 0 to {actions - 1}"
+            )
+        return np.eye(actions, dtype=np.float32)[numbers.astype(np.int64).reshape(-1)]
+
     def _fail(self, what):
         raise ConfigurationError(f"the teacher: {what} (in its call {self.calls})") from None
+
+
+def refuse_chance(name, function, observations):
+    """Raises ConfigurationError where the same call twice does not give the same."""
+    first, second = (np.asarray(function(observations), np.float64) for _ in range(2))
+    with np.errstate(invalid="ignore"):  # of what is infinite
+        different = np.abs(first - second)[~((first == second) | (np.isnan(first) & np.isnan(second)))]
+    if len(different) and not different.max() <= 1e-6 * np.abs(first).max():
+        raise ConfigurationError(
+            f"{name}: gives other outputs for the same observations in another call, by chance or by what it remembers; "
+            "give it as it plays greedily, without noise or sampling"
+        )
 
 
 def imitator(function, reference, environment, config, seeds, run):

@@ -7,7 +7,8 @@ import numpy as np
 
 from pops.policies.agent import agent_of
 from pops.policies.chain import NotPlain
-from pops.policies.functions import TeacherFunction
+from pops.policies.functions import TeacherFunction, refuse_chance
+from pops.support.console import log
 from pops.support.errors import ConfigurationError, one_line
 
 TOLERANCE = 1e-4  # by which an agent's outputs may differ from the network's, relative to the largest of them
@@ -57,6 +58,7 @@ def policy_of(network, kind, settings, environment):
     """
     output, integers = _output(network, kind, settings, environment)
     network = replace(network, run=_named_failures(network))
+    _warn_of_small_actions(network, output, kind, settings, environment)
     try:
         chain = network.chain(output)
         agent = agent_of(chain.stack(settings), kind, settings, environment)
@@ -101,6 +103,11 @@ def _output(network, kind, settings, environment):
     if not (settings["bounds"] or settings["factors"]):
         shapes = (ROWS,), (ROWS, 1)
         numbers = [name for name, array in outputs.items() if array.shape in shapes and array.dtype.kind in "iu"]
+    # As Stable-Baselines3's documentation exports a policy: actions, value, logarithm of their probability.
+    if [array.shape for array in outputs.values()] == [(ROWS, actions), (ROWS, 1), (ROWS,)]:
+        values = values[:1]
+    if len(values) == 1 and numbers:
+        _refuse_disagreement(network, values[0], numbers, kind, settings)
     if len(values) == 1 or (not values and len(numbers) == 1):
         return (values or numbers)[0], not values
     found = ", ".join(f"{name} {_in_words(array)}" for name, array in outputs.items())
@@ -110,6 +117,33 @@ def _output(network, kind, settings, environment):
         f"{network.name}: {environment} takes {shape} and needs one output (batch, {actions}); {which} {what}: {found}; "
         f"export it with {what} as its only output"
     )
+
+
+def _warn_of_small_actions(network, output, kind, settings, environment):
+    """Warns of a network whose actions end at ±1 where the environment's do not, as those of SAC, TD3 and DDPG before they
+    are scaled. The file does not tell whether they are meant as they are."""
+    if not settings["bounds"]:
+        return
+    largest = np.abs(network.run(samples(kind, settings))[output]).max()
+    if 0.99 < largest <= 1.00001 and np.abs(settings["bounds"]).max() > 1.00001:
+        low, high = np.min(settings["bounds"]), np.max(settings["bounds"])
+        log(
+            f"WARNING: {network.name}: its actions stay within -1 and 1, and those of {environment} reach from {low:g} to "
+            f"{high:g}; if they are meant as shares of these, scale them inside the network"
+        )
+
+
+def _refuse_disagreement(network, values, numbers, kind, settings):
+    """Raises ConfigurationError where a network gives numbers of actions beside the only output that could be their values,
+    and none of the former is the action of the largest of the latter."""
+    observations = samples(kind, settings)
+    outputs = _named_failures(network)(observations)
+    largest = outputs[values].argmax(axis=1)
+    if max((outputs[name].reshape(-1) == largest).mean() for name in numbers) < 0.99:
+        raise ConfigurationError(
+            f"{network.name}: {values} has the shape of the actions' values, and its largest is not the action that "
+            f"{' or '.join(numbers)} names; export it with one of them as its only output"
+        )
 
 
 def _named_failures(network):
@@ -145,6 +179,7 @@ def _one_hot(numbers, settings, name):
 
 def _refuse_chance(network, output, integers, kind, settings):
     """Raises ConfigurationError where observations alone do not say what a network gives: noise, the batch's statistics."""
+    refuse_chance(network.name, lambda batch: network.run(batch)[output], samples(kind, settings))
     observations = _samples(kind, settings)[0]
     outputs = network.run(observations)[output].astype(np.float64)
     pairs = [network.run(observations[place : place + 2])[output] for place in range(0, 16, 2)]
@@ -152,8 +187,8 @@ def _refuse_chance(network, output, integers, kind, settings):
     # Some of the difference may be rounding: of float16, or of 8 bits, whose scale may follow from the batch.
     if (different > 0).mean() > 0.05 if integers else different.mean() > 0.05 * np.abs(outputs).max():
         raise ConfigurationError(
-            f"{network.name}: gives other outputs for the same observations in another call, by chance or by what else is "
-            "in the batch; give it as it plays, without noise, and with normalisation by statistics of training"
+            f"{network.name}: gives other outputs for the same observations in another call, by what else is in the batch; "
+            "give it as it plays, with normalisation by statistics of training"
         )
 
 

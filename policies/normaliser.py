@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from pops.policies.formats import what_is
 from pops.policies.pickles import Record, read_pickle, value_of
 from pops.support.errors import ConfigurationError
+
+NONE = "none"  # in place of a file's path: observations are not normalised, whatever lies beside the agent
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +29,11 @@ class Normaliser:
     epsilon: float = 1e-8
     clip: float = 10.0
     enabled: bool = True
+
+    @property
+    def clips(self):
+        """Whether any float32 observation can reach the bound; infinity is how VecNormalize is told not to clip."""
+        return self.clip < 1e30
 
     @property
     def scale(self):
@@ -88,7 +96,7 @@ def find_normaliser(path):
     Returns:
         the first that exists of: NAME.vecnormalize.pkl; the RL Baselines3 Zoo's own place, in a folder that has the
         environment's name; what its callback writes at a checkpoint; vecnormalize.pkl or, as on the Hugging Face Hub,
-        vec_normalize.pkl beside the file.
+        vec_normalize.pkl beside the file; the only statistics beside it, of any name, where it is the only agent.
     """
     path = Path(path)
     folder, name = path.parent, path.stem
@@ -102,4 +110,14 @@ def find_normaliser(path):
         folder / "vecnormalize.pkl",
         folder / "vec_normalize.pkl",
     )
-    return next((place for place in places if place.is_file()), None)
+    found = next((place for place in places if place.is_file()), None)
+    others = statistics_beside(path)
+    alone = len(others) == 1 and len(list(folder.glob("*.zip"))) == 1
+    return others[0] if found is None and alone else found
+
+
+def statistics_beside(path):
+    """The files of VecNormalize in an agent's folder, of whatever name: a list of paths."""
+    pickles = (pickle for pickle in sorted(Path(path).parent.glob("*.pkl")) if pickle.is_file())
+    small = (pickle for pickle in pickles if pickle.stat().st_size < 10**8)  # others are replay memories
+    return [pickle for pickle in small if what_is(pickle) == "the statistics of a VecNormalize"]

@@ -210,6 +210,7 @@ def _stack(data, weights):
         observation_encoding=None if observations.nvec is None else "one_hot",
         pre_squash_clip=_clip(kind, layers[-1], options),
         squash_map=_squash_map(kind, name, options, actions),
+        normalised=_normalised(kind, data),
     )
 
 
@@ -244,6 +245,14 @@ def _algorithm(kind, data):
     if kind.algorithm == "TD3" and data.get("policy_delay") == 1 and data.get("target_noise_clip") == 0:
         return "DDPG"  # as which Stable-Baselines3 runs TD3
     return kind.algorithm
+
+
+def _normalised(kind, data):
+    """Whether VecNormalize stood before the agent while it was trained: algorithms that learn from a replay memory keep the
+    observation before it always, these only then."""
+    trained = data.get("num_timesteps", 0) > 0 and "_last_original_obs" in data
+    tells = trained and kind.algorithm in ("PPO", "MaskablePPO", "ARS")  # PPO: also A2C and TRPO
+    return data["_last_original_obs"] is not None if tells else None
 
 
 def _option(options, name, default):

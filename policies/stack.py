@@ -111,6 +111,7 @@ class Stack:
         pre_squash_clip: the outputs are clipped to ±this first, or None.
         squash_map: scale and offset, [*action_space.shape], of the affine map that follows the last layer and tanh. None:
             continuous actions are clipped to the bounds instead.
+        normalised: whether it was trained behind VecNormalize, of observations or rewards alone; None where nothing tells.
     """
 
     algorithm: str
@@ -125,6 +126,7 @@ class Stack:
     observation_encoding: str | None = None
     pre_squash_clip: float | None = None
     squash_map: tuple | None = None
+    normalised: bool | None = None
 
     @property
     def squash(self):

@@ -13,7 +13,7 @@ from pops.policies.agent import agent_of
 from pops.policies.formats import refuse, what_is
 from pops.policies.functions import TeacherFunction
 from pops.policies.network import policy_of
-from pops.policies.normaliser import find_normaliser, read_normaliser
+from pops.policies.normaliser import NONE, find_normaliser, read_normaliser, statistics_beside
 from pops.policies.zoo import find_zoo_config, read_zoo_config, refuse_wrappers
 from pops.support.console import log
 from pops.support.environments import configuration_of, registered_name
@@ -35,7 +35,7 @@ def load_teacher(teacher, environment, settings, normalizer=None):
         environment: a key of configs.ENVIRONMENTS, or Gymnasium's name.
         settings: the configuration's group `model`.
         normalizer: path of the statistics of VecNormalize that belong to the .zip; those that lie where they usually do are
-            found without.
+            found without. "none" for none.
 
     Returns:
         DQNAgent or TeacherFunction.
@@ -99,15 +99,12 @@ def _from_model(model, environment, kind, settings, normalizer):
 
 def _from_stable_baselines(path, environment, kind, settings, normalizer):
     """The agent of a .zip, with what lies beside it."""
-    config = find_zoo_config(path)
-    config = config and read_zoo_config(config)
+    config = _zoo_config(path)
     if config:
         refuse_wrappers(path, config)
     stack = stable_baselines.read(path)
-    found = normalizer or find_normaliser(path)
+    found = _statistics(path, stack, config, normalizer)
     normaliser = read_normaliser(found) if found else None
-    if config and config.normalised and not found:
-        log(f"{path}: WARNING: trained on normalised observations, whose statistics are missing: give --normalizer FILE")
     if normaliser and not normaliser.enabled:
         normaliser = None
     if normaliser and normaliser.mean.size != stack.observation_space.width:
@@ -118,8 +115,55 @@ def _from_stable_baselines(path, environment, kind, settings, normalizer):
         agent = agent_of(stack, kind, settings, environment, normaliser)
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from None
+    if stack.algorithm == "MaskablePPO":
+        log(f"{path}: MaskablePPO; it plays without masks, so that actions which the environment forbids are not left out")
     agent.given = {"algorithm": stack.algorithm, "normalizer": found if normaliser else None}
     return agent
+
+
+def _zoo_config(path):
+    """The ZooConfig of the settings that lie beside an agent, or None; other programs have files of such names, too."""
+    if found := find_zoo_config(path):
+        try:
+            return read_zoo_config(found)
+        except ConfigurationError as error:
+            log(f"{error}: left out")
+    return None
+
+
+def _statistics(path, stack, config, normalizer):
+    """The path of the statistics that an agent's observations are normalised by, or None.
+
+    Raises:
+        ConfigurationError: it was trained on normalised observations, and none are there.
+    """
+    if normalizer is not None:
+        return None if str(normalizer) == NONE else normalizer
+    found, said = find_normaliser(path), bool(config and config.normalised)
+    if found and stack.normalised is False and not said:
+        log(f"{path}: trained without VecNormalize, so {found} is left out; --normalizer {found} takes it all the same")
+        return None
+    if found or not (said if config else stack.normalised):
+        return found
+    others = ", ".join(map(str, statistics_beside(path)))
+    raise ConfigurationError(
+        f"{path}: trained behind VecNormalize, whose statistics are missing, and without them its actions are others; give "
+        + (f"those of {others} that are its own by --normalizer" if others else "them by --normalizer FILE")
+        + ", or --normalizer none if only rewards were normalised"
+    )
+
+
+# Algorithms whose outputs are no preferences that actions could be sampled from.
+GREEDY = "DQN", "QR-DQN", "ARS"
+
+
+def take_over(config, agent):
+    """Makes a configuration that of an agent: its model, and how it acts."""
+    config["model"] = agent.settings | {"widths": list(agent.widths)}
+    algorithm = agent.given.get("algorithm")
+    if algorithm in GREEDY and config["evaluation"]["acting"] == "sample":
+        log(f"{algorithm} takes the action of its largest output, so actions are not sampled (evaluation.acting=greedy)")
+        config["evaluation"] = config["evaluation"] | {"acting": "greedy"}
 
 
 class Policy(NamedTuple):
@@ -177,7 +221,8 @@ def read_policy(path, environment=None, assignments=(), normalizer=None):
         agent = load_teacher(path, environment, config["model"], normalizer)
         if isinstance(agent, TeacherFunction):
             return Policy(agent, environment, config, agent)
-        return Policy(agent.played, environment, config | {"model": agent.settings}, agent)
+        take_over(config, agent)
+        return Policy(agent.played, environment, config, agent)
     _refuse_normalizer(normalizer)
     check_keras(path, what_is(path))
     network = read_network(path)

@@ -9,8 +9,10 @@ import yaml
 
 from pops.support.errors import ConfigurationError, one_line
 
-# Wrappers that PoPS plays by itself, where the environment is an Atari game.
+# Wrappers that PoPS plays by itself, where the environment is an Atari game; and, by their last names, those that change no
+# observation, reward or action.
 KNOWN_WRAPPERS = ("stable_baselines3.common.atari_wrappers.AtariWrapper",)
+_HARMLESS = "Monitor", "VecMonitor", "TimeLimit", "OrderEnforcing", "PassiveEnvChecker", "RecordEpisodeStatistics"
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,14 @@ def read_zoo_config(path):
         raise ConfigurationError(f"{path}: no settings of the RL Baselines3 Zoo ({one_line(error, 200)})") from None
     if not isinstance(settings, dict):
         raise ConfigurationError(f"{path}: no settings of the RL Baselines3 Zoo")
+    try:
+        return _config_of(settings)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ConfigurationError(f"{path}: no settings of the RL Baselines3 Zoo ({one_line(error, 200)})") from None
+
+
+def _config_of(settings):
+    """The ZooConfig of a file's settings."""
     normalize = _value(settings.get("normalize"))
     arguments = normalize if isinstance(normalize, dict) else _value(settings.get("normalize_kwargs")) or {}
     steps = settings.get("n_timesteps")
@@ -135,7 +145,8 @@ def refuse_wrappers(path, config, known=KNOWN_WRAPPERS):
     Raises:
         ConfigurationError: names the first wrapper that is not known.
     """
-    unknown = next((name for name in config.wrappers if name not in known), None)
+    harmless = (*known, *(name for name in config.wrappers if name.rpartition(".")[2] in _HARMLESS))
+    unknown = next((name for name in config.wrappers if name not in harmless), None)
     if unknown is not None:
         raise ConfigurationError(
             f"{path}: its agent sees the environment through {unknown}, which PoPS cannot know; register an environment "

@@ -37,7 +37,9 @@ def main():
         from pops.support.seeds import Seeds
         from pops.utils import count_weights
 
-        network, environment, config, _ = read_policy(arguments.model, arguments.env, arguments.set, arguments.normalizer)
+        network, environment, config, agent = read_policy(
+            arguments.model, arguments.env, arguments.set, arguments.normalizer
+        )
 
         if arguments.acting == "greedy":
             config = varied(config, "greedy")
@@ -61,12 +63,14 @@ def main():
             print(json.dumps(result))
         else:
             size = f"played as a function: {network.why}" if is_function else f"{weights:,} weights, {nonzero:,} nonzero"
+            normalizer = None if is_function else agent.given.get("normalizer")
             different = f", {result['distinct']} of them different" if "distinct" in result else ""
             log(
                 f"{environment}, {result['policy']}: reward {result['reward_mean']:.2f} ± {result['reward_stderr']:.2f} "
                 f"over {result['episodes']} episodes{different} (lowest {result['reward_min']:g}); "
                 + size
                 + (f", {result['percent']:.3g} % of the original" if "percent" in result else "")
+                + (f"; observations normalised by {normalizer}" if normalizer else "")
             )
 
     commands.run_command(command)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from pops.configs import ENVIRONMENTS, PROFILES, configuration, value_of
+from pops.policies.normaliser import NONE
 from pops.support.errors import ConfigurationError, RunFailed
 from pops.support.files import check_readable
 
@@ -77,7 +78,8 @@ class Parser(argparse.ArgumentParser):
             "--normalizer",
             type=Path,
             metavar="FILE",
-            help="statistics of VecNormalize that a .zip of Stable-Baselines3 was trained with (those that lie beside it)",
+            help="statistics of VecNormalize that a .zip of Stable-Baselines3 was trained with (those that lie beside it); "
+            "none: it was trained without",
         )
 
     def parse_args(self, *arguments):
@@ -110,7 +112,8 @@ def check_policy_arguments(arguments, *models):
     """Raises ConfigurationError for what `--env`, `--set` and the models' paths tell before TensorFlow is imported."""
     if arguments.env in ENVIRONMENTS:
         configuration(arguments.env, assignments=arguments.set)
-    for path in (*models, *filter(None, [getattr(arguments, "normalizer", None)])):
+    normalizer = getattr(arguments, "normalizer", None)
+    for path in (*models, *([normalizer] if normalizer and str(normalizer) != NONE else [])):
         check_readable(path)
 
 

@@ -60,11 +60,14 @@ def import_tensorflow(*policies):
     """Imports TensorFlow without what it prints about graphics processors that it does not find.
 
     Args:
-        policies: what is read afterwards. If one of them is a file that PyTorch reads, that is imported first: after
-            TensorFlow it can crash, where Triton is installed.
+        policies: what is read afterwards. If one of them is a file that PyTorch reads, that is imported first.
     """
     files = [policy for policy in policies if isinstance(policy, str | os.PathLike)]
     with quiet():
+        if "tensorflow" not in sys.modules:
+            # PyTorch's optimisers import it, which after TensorFlow crashes the process.
+            with contextlib.suppress(ImportError):
+                import triton  # noqa: F401
         if any(what_is(file) in ("a file of Stable-Baselines3", "a TorchScript module") for file in files):
             with contextlib.suppress(ImportError):  # its reader says how to install it
                 import torch  # noqa: F401

@@ -256,13 +256,24 @@ def _of_factory(factory):
         raise ConfigurationError(f"the environment's factory {name} gives {type(first).__name__}, no gymnasium.Env")
     if first is second:
         raise ConfigurationError(f"the environment's factory {name} gives the same object each time, not a new one")
-    limit = first.spec.max_episode_steps if first.spec else None
+    limit = _limit_of(first)
     first.close()
     second.close()
     made = _own_name(name.rpartition(".")[2])
     spec = EnvSpec(made, lambda render_mode=None: factory(), max_episode_steps=limit)
     gymnasium.registry[made] = spec  # an earlier one of that name makes way
     return made, []
+
+
+def _limit_of(environment):
+    """The steps after which an environment ends an episode, or None: of its registration, or of a wrapper around it."""
+    if environment.spec and environment.spec.max_episode_steps:
+        return environment.spec.max_episode_steps
+    while isinstance(environment, gymnasium.Wrapper):
+        if isinstance(environment, gymnasium.wrappers.TimeLimit):
+            return environment._max_episode_steps
+        environment = environment.env
+    return None
 
 
 def _own_name(name):

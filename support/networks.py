@@ -1,5 +1,6 @@
 """Keras files of plain networks: read without running code, written so that the same network gives the same bytes."""
 
+import contextlib
 import json
 import re
 import zipfile
@@ -22,11 +23,32 @@ def read_network(path):
         check_listed(path)
         if not is_hdf5(path):  # which has no place for a seal
             check_seal(path, needed=False)
-        return keras.models.load_model(path, compile=False, safe_mode=True)
+        network = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises many kinds for what is no model file
         reason = one_line(error)
-        needs = _needs(reason) or f"damaged, or no Keras model file ({reason[:200]})"
+        if _version(path).startswith("2."):
+            needs = f"written by Keras 2, and this is Keras {keras.__version__}; save it there as .h5, or export it to ONNX"
+        else:
+            needs = _needs(reason) or f"damaged, or no Keras model file ({reason[:200]})"
         raise ConfigurationError(f"{path}: {needs}") from None
+    if _version(path).startswith("2.") and "hard_sigmoid" in json.dumps(network.get_config(), default=str):
+        raise ConfigurationError(
+            f"{path}: written by Keras 2, whose hard_sigmoid was another function than today's; export it to ONNX there"
+        )
+    return network
+
+
+def _version(path):
+    """The version of Keras that wrote a file; "" where it does not say."""
+    with contextlib.suppress(Exception):  # what is no model file
+        if is_hdf5(path):
+            import h5py
+
+            with h5py.File(path) as file:
+                return str(file.attrs["keras_version"])
+        with zipfile.ZipFile(path) as archive:
+            return str(json.loads(archive.read("metadata.json"))["keras_version"])
+    return ""
 
 
 def is_hdf5(path):

@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from pops.configs import ENVIRONMENTS
 from pops.model import agents_of
-from pops.policies.functions import TeacherFunction, imitator
-from pops.policies.teacher import is_object, load_teacher
+from pops.policies.functions import TeacherFunction, imitator, refuse_chance
+from pops.policies.teacher import is_object, load_teacher, take_over
 from pops.policies.torch_network import weights_of
 from pops.support.console import log
 from pops.support.environments import check_spaces, configuration_of
@@ -36,12 +36,16 @@ def run_pops(teacher, environment, out, profile, seed, settings, objective, resu
     seeds = Seeds(seed)
     environment = environment if environment in ENVIRONMENTS else config["environment"]["id"]
     policy, origin = read_teacher(teacher, environment, config, normalizer)
+    if isinstance(policy, TeacherFunction) and policy.why is None:  # others were tried as they were read
+        refuse_chance("the teacher", policy, played_observations(policy, config, seeds, 100, "chance")[0])
     run = Run(out, "pops.py", environment, profile, seed, config, resume, origin, tensorboard)
     try:
         if not run.finished:
             with run.watching():
                 given = reported(policy.played, config, seeds, run, policy.role)
-                log(f"{given_text(policy, origin)}; reward {rewards_text(given)} over {given['episodes']:,} episodes")
+                sampled = ", actions sampled" if config["evaluation"]["acting"] == "sample" else ""
+                played = f"reward {rewards_text(given)} over {given['episodes']:,} episodes{sampled}"
+                log(f"{given_text(policy, origin)}; {played}")
                 warn_of(given, expect)
                 open_objective = config["evaluation"]["objective"] is None
                 aims = run.once_watched(("goal",), goal, given, policy.played, config, seeds)
@@ -84,7 +88,7 @@ def read_teacher(teacher, environment, config, normalizer):
         widths = shape_text(config["model"]["widths"])
         log(f"{policy.why}: taken as a function, which a network of {widths} learns to imitate first")
     else:
-        config["model"] = policy.settings | {"widths": list(policy.widths)}
+        take_over(config, policy)
     if isinstance(teacher, str | os.PathLike):
         origin = {"teacher": portable(teacher), "teacher_sha256": checksum(teacher)}
     else:
@@ -104,7 +108,7 @@ def read_teacher(teacher, environment, config, normalizer):
 def _name(teacher):
     """A Python object's name, or its class's."""
     named = teacher if hasattr(teacher, "__qualname__") else type(teacher)
-    return f"{named.__module__}.{named.__qualname__}"
+    return f"{getattr(named, '__module__', 'builtins')}.{named.__qualname__}"
 
 
 def given_text(agent, origin):

@@ -3,7 +3,9 @@ refused."""
 
 import json
 import shutil
+import zipfile
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -441,3 +443,35 @@ def test_a_dueling_network_is_imitated_and_compressed(tmp_path, capsys):
     assert list(summary["teacher"]["widths"]) == [16] and summary["final"]["weights"] <= 96
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["teacher"].endswith("dueling.keras") and config["teacher_sha256"]
+
+
+def of_keras_2(path, network):
+    """A file as Keras 2 marks it."""
+    network.save(path)
+    if path.suffix == ".h5":
+        with h5py.File(path, "r+") as file:
+            file.attrs["keras_version"] = "2.15.0"
+        return path
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    parts["metadata.json"] = json.dumps({"keras_version": "2.15.0"})
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_what_keras_2_meant_otherwise_is_refused(tmp_path, suffix):
+    sigmoid, relu = (
+        keras.Sequential([keras.Input([4]), keras.layers.Dense(3, activation=activation), keras.layers.Dense(2)])
+        for activation in ("hard_sigmoid", "relu")
+    )
+    with pytest.raises(ConfigurationError, match="written by Keras 2, whose hard_sigmoid was another"):
+        load_teacher(of_keras_2(tmp_path / f"a{suffix}", sigmoid), "CartPole-v1", CARTPOLE)
+    load_teacher(of_keras_2(tmp_path / f"b{suffix}", relu), "CartPole-v1", CARTPOLE)
+    if suffix == ".keras":
+        path = of_keras_2(tmp_path / "c.keras", relu)
+        path.write_bytes(path.read_bytes().replace(b'"class_name": "Dense"', b'"class_name": "Dance"'))
+        with pytest.raises(ConfigurationError, match=r"written by Keras 2, and this is Keras .*; save it there as \.h5"):
+            load_teacher(path, "CartPole-v1", CARTPOLE)

@@ -10,9 +10,13 @@ import types
 import gymnasium
 import numpy as np
 import pytest
+import torch
+from test_stable_baselines import dense, sequential, write
 
 from pops.policies.normaliser import find_normaliser, read_normaliser
+from pops.policies.teacher import load_teacher, read_policy
 from pops.policies.zoo import ZooConfig, read_zoo_config, refuse_wrappers
+from pops.support.environments import configuration_of
 from pops.support.errors import ConfigurationError
 
 from conftest import read_or_refused
@@ -164,6 +168,95 @@ def test_statistics_are_found_where_others_put_them(tmp_path, agent, statistics)
     assert find_normaliser(tmp_path / agent) == tmp_path / statistics
     (tmp_path / statistics).unlink()
     assert find_normaliser(tmp_path / agent) is None
+
+
+def agent_file(path, kind="PPO", **data):
+    """A file of Stable-Baselines3 for Pendulum, whose layers are 3-4-1; and these layers."""
+    space = gymnasium.make("Pendulum-v1").action_space
+    if kind == "SAC":
+        hidden, first = sequential("actor.latent_pi", 3, 4)
+        head, last = dense("actor.mu", 4, 1)
+        options = {}
+    else:
+        hidden, first = sequential("mlp_extractor.policy_net", 3, 4)
+        head, last = dense("action_net", 4, 1)
+        options = {"activation_fn": "<class 'torch.nn.modules.activation.ReLU'>"}
+    observations = gymnasium.make("Pendulum-v1").observation_space
+    write(path, kind, first | last, observations, space, options, num_timesteps=2048, **data)
+    return lambda seen: head(hidden(torch.as_tensor(seen))).detach().numpy()
+
+
+def loaded(path, normalizer=None):
+    return load_teacher(path, "Pendulum-v1", configuration_of("Pendulum-v1")["model"], normalizer)
+
+
+SET = {":type:": "<class 'numpy.ndarray'>"}  # an observation before VecNormalize
+
+
+@pytest.mark.parametrize("clip", [0.5, 10.0, 1e20, 1e38, np.inf])
+def test_normalised_observations_reach_the_layers(save, tmp_path, clip):
+    layers = agent_file(tmp_path / "agent.zip", _last_original_obs=SET)
+    normaliser = read_normaliser(save(clip_obs=clip))
+    observations = np.random.default_rng(0).normal(size=(200, 3), scale=20).astype(np.float32)
+    outputs = np.asarray(loaded(tmp_path / "agent.zip").played(observations))
+    expected = layers(normaliser(observations))
+    assert np.abs(outputs - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_statistics_that_are_too_extreme_are_refused(save, tmp_path):
+    agent_file(tmp_path / "agent.zip", _last_original_obs=SET)
+    save(mean=np.full(3, 1e12), var=np.full(3, 1e-12))
+    with pytest.raises(ConfigurationError, match="too extreme for float32"):
+        loaded(tmp_path / "agent.zip")
+
+
+def test_an_agent_of_normalised_observations_needs_its_statistics(save, tmp_path):
+    agent_file(tmp_path / "agent.zip", _last_original_obs=SET)
+    with pytest.raises(ConfigurationError, match="statistics are missing"):
+        loaded(tmp_path / "agent.zip")
+    assert loaded(tmp_path / "agent.zip", "none").given["normalizer"] is None
+    statistics = save().rename(tmp_path / "stats of mine.pkl")
+    assert loaded(tmp_path / "agent.zip").given["normalizer"] == statistics
+    agent_file(tmp_path / "another.zip", _last_original_obs=SET)  # now it may be either one's
+    with pytest.raises(ConfigurationError, match=r"stats of mine\.pkl"):
+        loaded(tmp_path / "agent.zip")
+    (tmp_path / "config.yml").write_text("normalize: dict(norm_obs=False, norm_reward=True)")
+    assert loaded(tmp_path / "agent.zip").given["normalizer"] is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "taken"), [("PPO", {"_last_original_obs": None}, False), ("PPO", {}, True), ("SAC", {}, True)]
+)
+def test_statistics_of_others_are_left_out(save, tmp_path, capsys, kind, data, taken):
+    agent_file(tmp_path / "agent.zip", kind, **data)
+    statistics = save()
+    assert (loaded(tmp_path / "agent.zip").given["normalizer"] == statistics) is taken
+    assert ("is left out" in capsys.readouterr().out) is not taken
+    assert loaded(tmp_path / "agent.zip", statistics).given["normalizer"] == statistics  # as it is asked for
+
+
+@pytest.mark.parametrize("text", ["", "- a", "n_timesteps: auto", "frame_stack: {n: 4}", "a: {{ b }}"])
+def test_settings_of_other_programs_are_left_out(tmp_path, capsys, text):
+    agent_file(tmp_path / "agent.zip", _last_original_obs=None)
+    (tmp_path / "config.yml").write_text(text)
+    assert loaded(tmp_path / "agent.zip")
+    assert "no settings of the RL Baselines3 Zoo" in capsys.readouterr().out
+
+
+def test_wrappers_that_change_nothing_are_taken():
+    refuse_wrappers("x.zip", ZooConfig(("stable_baselines3.common.monitor.Monitor", "gymnasium.wrappers.TimeLimit")))
+
+
+def test_values_are_not_sampled_from(tmp_path, capsys):
+    space = gymnasium.make("LunarLander-v3")
+    _, tensors = sequential("q_net.q_net", 8, 4)
+    write(tmp_path / "dqn.zip", "DQN", tensors, space.observation_space, space.action_space)
+    assert read_policy(tmp_path / "dqn.zip", "lunarlander").config["evaluation"]["acting"] == "greedy"
+    assert "evaluation.acting=greedy" in capsys.readouterr().out
+    _, hidden = sequential("mlp_extractor.policy_net", 8, 4)
+    _, head = dense("action_net", 4, 4)
+    write(tmp_path / "ppo.zip", "PPO", hidden | head, space.observation_space, space.action_space)
+    assert read_policy(tmp_path / "ppo.zip", "lunarlander").config["evaluation"]["acting"] == "sample"
 
 
 CONFIG = """!!python/object/apply:collections.OrderedDict

@@ -246,6 +246,7 @@ def test_programs_with_shapes_and_branches_are_functions(kind, why):
     "module",
     [
         Computed(lambda x: x + torch.randn(len(x), 1)),
+        Computed(lambda x: x + 1e-3 * torch.randn(len(x), 1)),
         Computed(before=lambda x: nn.functional.dropout(x, 0.5, training=True)),
         Computed(lambda x: torch.distributions.Categorical(logits=x).sample()),
         Computed(lambda x: torch.softmax(x, 0)),
@@ -414,3 +415,28 @@ def test_a_model_of_stable_baselines3_is_the_same_teacher_as_its_file(tmp_path):
         np.testing.assert_array_equal(one, other)
     with pytest.raises(ConfigurationError, match=r"^the teacher, DQN: the policy sees observations of shape \(4,\)"):
         load_teacher(model_of(path), "Pendulum-v1", SETTINGS["Pendulum-v1"])
+
+
+def test_values_that_do_not_belong_to_the_action_are_refused():
+    """Of two outputs, a float one of the right width need not be the actions' values."""
+
+    class Two(nn.Module):
+        def __init__(self, features):
+            super().__init__()
+            self.values, self.features = nn.Linear(4, 2), features
+
+        def forward(self, observations):
+            values = self.values(observations)
+            return values.argmax(dim=1), self.features(observations) if self.features else values
+
+    load_teacher(Two(None), "CartPole-v1", SETTINGS["CartPole-v1"])
+    with pytest.raises(ConfigurationError, match="is not the action that"):
+        load_teacher(Two(nn.Linear(4, 2)), "CartPole-v1", SETTINGS["CartPole-v1"])
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_actions_that_do_not_reach_the_bounds_are_told(capsys, scale):
+    torch.manual_seed(0)
+    module = Computed(lambda x: scale * torch.tanh(x), inputs=3, outputs=1)
+    load_teacher(module, "Pendulum-v1", SETTINGS["Pendulum-v1"])
+    assert ("stay within -1 and 1" in capsys.readouterr().out) is (scale == 1.0)
