@@ -10,8 +10,10 @@ import tensorflow as tf
 from pops.configs import by_size
 from pops.model import FRESH, agents_of
 from pops.support.console import log
+from pops.support.recovery import Rollback
 from pops.support.rewards import lower_confidence, reward_statistics
 from pops.support.run import Resumable, remembered
+from pops.support.shapes import alive, input_shares, joined_at, scaled, strongest_units, trimmed, whole, widths_between
 from pops.support.updates import TrainingState, initial_state
 from pops.train import Distilled, StudentTraining, fit_supervised
 from pops.utils import kernels, magnitude_mask
@@ -70,8 +72,8 @@ class Freeze(Resumable):
         self.patience = settings["patience"]
         self.speed = 1.0  # of the schedule's clock; 0 is off
         self.rate_factor = 1.0
-        self.kicks = 0
-        self.below = self.bad = self.off = self.still = 0  # how often in a row
+        self.rate_steps = 0
+        self.evaluations_below = self.iterations_below = self.iterations_off = self.iterations_unchanged = 0  # in a row
         self.sparsity = None
 
     def after_evaluation(self, state, met, below):
@@ -80,51 +82,21 @@ class Freeze(Resumable):
             self.speed = 1.0
         elif below:
             self.speed = 0.0
-        self.below = self.below + 1 if below else 0
-        return state, self.below >= self.patience
+        self.evaluations_below = self.evaluations_below + 1 if below else 0
+        return state, self.evaluations_below >= self.patience
 
     def after_iteration(self, below, sparsity):
         """Returns whether IPP ends. `below`: the iteration's mean score was below the lower bound."""
-        self.below = 0
-        self.bad = self.bad + 1 if below else 0
-        self.off = self.off + 1 if self.speed == 0 else 0
-        self.still = self.still + 1 if self.speed == 0 and sparsity == self.sparsity else 0
+        off = self.speed == 0
+        self.evaluations_below = 0
+        self.iterations_below = self.iterations_below + 1 if below else 0
+        self.iterations_off = self.iterations_off + 1 if off else 0
+        self.iterations_unchanged = self.iterations_unchanged + 1 if off and sparsity == self.sparsity else 0
         self.sparsity = sparsity
-        if self.off == self.patience:  # get unstuck: the learning rate times 10, then by 100, then times 1000, ...
-            self.kicks += 1
-            self.rate_factor *= 10.0 ** (self.kicks if self.kicks % 2 else -self.kicks)
-        return self.bad >= self.patience or self.still >= self.patience
-
-
-class Rollback(Resumable):
-    """Our answer to a bad score: go back to the last good state and prune half as fast.
-
-    Hidden weights get no gradient, so a network that has collapsed at a sparsity does not recover while it is frozen there.
-    """
-
-    rate_factor = 1.0
-
-    def __init__(self, settings, state):
-        self.patience, self.left = settings["patience"], settings["rollbacks"]
-        self.end = settings["end"]
-        self.speed = 1.0
-        self.good, self.below, self.done = state, 0, False
-
-    def after_evaluation(self, state, met, below):
-        self.below = self.below + 1 if below else 0
-        if met:
-            self.good = state
-            self.done = float(state.clock) >= self.end  # as sparse as the schedule goes
-        if self.below >= self.patience:
-            self.below = 0
-            self.done = self.left == 0
-            self.left -= 1
-            self.speed /= 2
-            state = TrainingState(*self.good)  # a checkpoint gives it back as a plain tuple
-        return state, self.done
-
-    def after_iteration(self, below, sparsity):
-        return self.done
+        if self.iterations_off == self.patience:  # get unstuck: the learning rate times 10, then by 100, then times 1000, ...
+            self.rate_steps += 1
+            self.rate_factor *= 10.0 ** (self.rate_steps if self.rate_steps % 2 else -self.rate_steps)
+        return max(self.iterations_below, self.iterations_unchanged) >= self.patience
 
 
 RECOVERIES = {"freeze": Freeze, "rollback": Rollback}
@@ -212,59 +184,6 @@ def weights_left(redundancy, original_sizes):
     return (1 - np.asarray(redundancy, float)) * original_sizes
 
 
-def alive(connections):
-    """Which units of each hidden layer still lie on a path of nonzero weights from an input to an output.
-
-    Args:
-        connections: for each layer, [units in, units out]: not 0 where a weight joins the two.
-
-    Returns:
-        bool [units] for each hidden layer.
-    """
-    joined = [layer != 0 for layer in connections]
-    reached = [np.ones(joined[0].shape[0], bool)]
-    for layer in joined:
-        reached.append(layer[reached[-1]].any(axis=0))
-    used = [np.ones(joined[-1].shape[1], bool)]
-    for layer in reversed(joined):
-        used.append(layer[:, used[-1]].any(axis=1))
-    used.reverse()
-    return [r & u for r, u in zip(reached[1:-1], used[1:-1], strict=True)]
-
-
-def input_shares(connections):
-    """How much of a network passes through each input: the magnitudes along all paths from it to the outputs, as shares.
-
-    Args:
-        connections: for each layer, the sums of magnitudes [units in, units out].
-
-    Returns:
-        float64 [inputs] with the sum 1; 0 for an input from which no path of nonzero weights leads to an output.
-    """
-    strength = np.ones(connections[-1].shape[1])
-    for layer in reversed(connections):
-        strength = layer @ strength
-        strength = strength / max(strength.sum(), np.finfo(float).tiny)
-    return strength
-
-
-def strongest_units(connections, widths):
-    """The units of each hidden layer through which most passes: magnitudes of the weights into it times those out of it.
-
-    Args:
-        connections: for each layer, the sums of magnitudes [units in, units out].
-        widths: how many units of each hidden layer.
-
-    Returns:
-        Indices in order, int [width] for each hidden layer. Of equal units the one further to the front comes first.
-    """
-    chosen = []
-    for into, out, live, width in zip(connections, connections[1:], alive(connections), widths, strict=False):
-        strength = into.sum(axis=0) * out.sum(axis=1) * live
-        chosen.append(np.sort(np.argsort(-strength, kind="stable")[:width]))
-    return chosen
-
-
 def _calculate_sizes_according_to_redundancy(redundancy, original_sizes, widths, count, live_units, rule, below=None):
     """Widths of a smaller dense student, from the redundancy of a pruned one (paper, section IV-B).
 
@@ -290,39 +209,9 @@ def _calculate_sizes_according_to_redundancy(redundancy, original_sizes, widths,
         # A budget is never more than the present layer, and all together are at least one weight below the present network.
         return _widths_from_budgets(np.minimum(left, sizes * (1 - 1 / sizes.sum())), widths, count)
     most = min(whole(left.sum()), (below or sizes.sum()) - 1)
-    fewer = _scaled(live_units) if rule == "live_units" else _trimmed(live_units, count)
+    fewer = scaled(live_units) if rule == "live_units" else trimmed(live_units, count)
     smallest = tuple(1 for _ in widths)
     return next((units for units in fewer if sum(count(units)) <= most), smallest)
-
-
-def whole(weights):
-    """A number of weights that was a share of others, as the integer that it is but for rounding."""
-    return math.floor(weights + 1e-6)
-
-
-def _scaled(units):
-    """`units` times one factor, rounded down, at least 1, for every factor from 1 down that makes a difference."""
-    factors = {Fraction(part, full) for full in units for part in range(1, full + 1)}
-    for factor in sorted(factors, reverse=True):
-        yield tuple(max(1, math.floor(factor * full)) for full in units)
-
-
-def _trimmed(units, count):
-    """`units`, and then always one unit fewer, the one that frees most weights for its share of its layer's units.
-
-    Shares are taken in the logarithm: so of all widths with about as many weights those of the largest product are left,
-    and the layers with most weights, as after a flattening, become narrow first.
-    """
-    units = tuple(max(1, layer) for layer in units)
-    while max(units, default=1) > 1:
-        yield units
-        weights = sum(count(units))
-        shares = {
-            (*units[:i], layer - 1, *units[i + 1 :]): math.log(layer / (layer - 1))
-            for i, layer in enumerate(units)
-            if layer > 1
-        }
-        units = max(shares, key=lambda fewer: (weights - sum(count(fewer))) / shares[fewer])
 
 
 def _widths_from_budgets(budgets, widths, count):
@@ -373,11 +262,6 @@ def redundant_layer(redundancy, original_sizes, live_units, student):
     return min(shares, key=shares.get, default=None)
 
 
-def joined_at(layer, sizes):
-    """Sizes of layers, the two around a hidden layer counted as one."""
-    return [*sizes[:layer], sizes[layer] + sizes[layer + 1], *sizes[layer + 2 :]]
-
-
 def without_layer(layer, redundancy, original_sizes, widths, count, live_units, rule):
     """`_calculate_sizes_according_to_redundancy` for a student with one hidden layer less and the same budget."""
     sizes, below = joined_at(layer, original_sizes), sum(count(widths))
@@ -405,23 +289,6 @@ def smaller_shapes(student, redundancy, original_sizes, live_units, settings):
     if layer is not None:
         shapes.insert(0, without_layer(layer, *evidence))
     return [widths for widths in shapes if sum(count(widths)) < sum(count())], layer
-
-
-def widths_between(smaller, larger, count):
-    """Widths about half-way (in the logarithm of the weights) between two networks, or None if nothing lies between.
-
-    Args:
-        smaller, larger: units of each hidden layer; none of `smaller` above that of `larger`.
-        count: widths -> number of weights of each layer.
-    """
-    path, current = [], list(smaller)
-    while current != list(larger):
-        ratios = [full / units for units, full in zip(current, larger, strict=True)]
-        current[ratios.index(max(ratios))] += 1
-        path.append(tuple(current))
-    path = path[:-1]
-    middle = math.sqrt(sum(count(smaller)) * sum(count(larger)))
-    return min(path, key=lambda widths: abs(math.log(sum(count(widths)) / middle)), default=None)
 
 
 # The outer loop

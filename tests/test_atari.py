@@ -14,12 +14,13 @@ from pops.compress import compress
 from pops.configs import configuration
 from pops.model import DQNPacman, DQNPong, FramesStudent, StudentPacman, StudentPong, agents_of
 from pops.policies.teacher import load_teacher
-from pops.prune import PruningSchedule, _calculate_sizes_according_to_redundancy, alive, strongest_units
+from pops.prune import PruningSchedule, _calculate_sizes_according_to_redundancy
 from pops.support.atari import AtariEnvironments
 from pops.support.environments import check_spaces, configuration_of, is_registered, make_environments, spaces
 from pops.support.networks import read_network, save_network
 from pops.support.playing import varied
 from pops.support.seeds import Seeds
+from pops.support.shapes import alive, strongest_units
 from pops.support.states import StateMemory
 from pops.support.updates import initial_state
 from pops.support.vector import cores

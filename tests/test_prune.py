@@ -15,21 +15,17 @@ from pops.model import CartPoleDQN, StudentCartPole, StudentPong
 from pops.prune import (
     Freeze,
     PruningSchedule,
-    Rollback,
     _calculate_sizes_according_to_redundancy,
-    alive,
     calculate_redundancy,
-    input_shares,
-    joined_at,
     redundant_layer,
     shapes_to_try,
     shrink,
     smaller_shapes,
-    strongest_units,
-    widths_between,
     without_layer,
 )
 from pops.support.records import choices
+from pops.support.recovery import Rollback
+from pops.support.shapes import alive, input_shares, joined_at, strongest_units, widths_between
 from pops.support.updates import initial_state
 from pops.train import Distilled, Task
 from pops.utils import kernels, magnitude_mask

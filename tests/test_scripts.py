@@ -20,10 +20,10 @@ from pops import __version__
 from pops.__main__ import COMMANDS
 from pops.configs import configuration
 from pops.policies.teacher import load_teacher
-from pops.prune import joined_at
 from pops.support import speed
 from pops.support.errors import ConfigurationError
 from pops.support.results import load_run
+from pops.support.shapes import joined_at
 from pops.utils import count_weights
 
 from conftest import ROOT, TEACHER, TINY, command, refused, tiny_pops
