@@ -93,7 +93,7 @@ class Freeze(Resumable):
         self.iterations_off = self.iterations_off + 1 if off else 0
         self.iterations_unchanged = self.iterations_unchanged + 1 if off and sparsity == self.sparsity else 0
         self.sparsity = sparsity
-        if self.iterations_off == self.patience:  # get unstuck: the learning rate times 10, then by 100, then times 1000, ...
+        if self.iterations_off == self.patience:  # get unstuck: the rate times 10, by 100, times 1000, ...
             self.rate_steps += 1
             self.rate_factor *= 10.0 ** (self.rate_steps if self.rate_steps % 2 else -self.rate_steps)
         return max(self.iterations_below, self.iterations_unchanged) >= self.patience
