@@ -140,11 +140,10 @@ def _shaped(network, kind, settings, path):
     inputs, outputs = (getattr(network, name, None) for name in ("inputs", "outputs"))
     if inputs is None and not isinstance(network, keras.Sequential):
         return network  # a class of somebody's own, whose shapes only a call can tell
-    if inputs is not None and (len(inputs) != 1 or len(outputs) != 1):
-        raise ConfigurationError(
-            f"{path} ({network.name}): has {len(inputs)} inputs and {len(outputs)} outputs, and a policy has one of each; "
-            "of several outputs give one: keras.Model(network.inputs, network.outputs[0])"
-        )
+    if inputs is not None and len(inputs) != 1:
+        raise ConfigurationError(f"{path} ({network.name}): has {len(inputs)} inputs, and PoPS takes policies of one")
+    if inputs is not None and len(outputs) != 1:
+        network = _of_one_output(network, settings, path)
     if inputs and inputs[0].shape[0] is not None:  # built by a call, or with batch_size
         with contextlib.suppress(Exception):  # of any kind, where it cannot take other numbers of observations
             any_number = keras.Input(inputs[0].shape[1:], dtype=inputs[0].dtype)
@@ -164,6 +163,18 @@ def _shaped(network, kind, settings, path):
         return network
     observations = keras.Input(wanted, name="observations", dtype=kind.observation_type)
     return keras.Sequential([observations, *first, network], name=network.name)
+
+
+def _of_one_output(network, settings, path):
+    """The network with the only one of its outputs that can be the actions or their values, as of actor and critic in one."""
+    fitting = [output for output in network.outputs if tuple(output.shape) == (None, settings["actions"])]
+    if len(fitting) != 1:
+        found = ", ".join(str(tuple(output.shape)) for output in network.outputs)
+        raise ConfigurationError(
+            f"{path} ({network.name}): {len(fitting) or 'none'} of its outputs, {found}, could be the actions, "
+            f"(None, {settings['actions']}); give one: keras.Model(network.inputs, network.outputs[0])"
+        )
+    return keras.Model(network.inputs, fitting[0], name=network.name)
 
 
 def _values(network, kind, settings):

@@ -62,8 +62,10 @@ def open_network(path, settings):
     entry = inputs[0]
     if entry.type not in _TYPES:
         raise ConfigurationError(f"{path}: its input {entry.name} is a {entry.type}, which no observations are")
-    shape, images_last = _sample_shape(path, entry, settings)
-    batch = entry.shape[0]
+    axes = [None, *settings["observation_shape"]] if not entry.shape else entry.shape  # of any shape, where it says none
+    alone = list(axes) == list(settings["observation_shape"])  # without a batch axis
+    shape, images_last = _sample_shape(path, [1, *axes] if alone else axes, settings)
+    batch = 1 if alone else axes[0]
     if isinstance(batch, int) and batch != 1:
         raise ConfigurationError(
             f"{path}: takes {batch} observations at once; export it with a dynamic batch axis (torch.onnx.export: "
@@ -74,13 +76,14 @@ def open_network(path, settings):
     def run(observations):
         observations = np.moveaxis(observations, 1, -1) if images_last else observations
         observations = observations.reshape(len(observations), *shape).astype(_TYPES[entry.type])
-        rows = observations[:, None] if batch == 1 else [observations]
+        rows = observations if alone else observations[:, None] if batch == 1 else [observations]
         results = [session.run(names, {entry.name: each}) for each in rows]
-        return {
-            name: np.concatenate([np.atleast_1d(result[index]) for result in results]) for index, name in enumerate(names)
-        }
+        outputs = {name: [np.asarray(result[index]) for result in results] for index, name in enumerate(names)}
+        return {name: (_joined if batch == 1 else np.concatenate)(arrays) for name, arrays in outputs.items()}
 
     def chain(output):
+        if alone:
+            raise NotPlain(reason="it takes observations without a batch axis")
         begun = Chain(settings["observation_shape"])
         if images_last:
             begun.transpose((0, 2, 3, 1))
@@ -96,9 +99,14 @@ def open_network(path, settings):
     )
 
 
-def _sample_shape(path, entry, settings):
+def _joined(arrays):
+    """Outputs for one observation each, as a batch: their own batch axis of 1 is one, if they have it."""
+    return np.concatenate(arrays) if arrays[0].shape[:1] == (1,) else np.stack(arrays)
+
+
+def _sample_shape(path, axes, settings):
     """The shape in which a file takes an observation, and whether that is an image with its channels last."""
-    shape, own = tuple(settings["observation_shape"]), tuple(entry.shape[1:])
+    shape, own = tuple(settings["observation_shape"]), tuple(axes[1:])
     images = len(shape) == 3
     if len(own) == len(shape) and all(side == n or not isinstance(side, int) for side, n in zip(own, shape, strict=True)):
         return shape, False

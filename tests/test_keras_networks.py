@@ -337,9 +337,18 @@ def test_a_function_of_frames_gets_them_as_it_takes_them(last):
 # What is refused
 
 
-def two_outputs():
+def two_outputs(second=2):
     inputs = keras.Input([4])
-    return keras.Model(inputs, [layers.Dense(2)(inputs), layers.Dense(1)(inputs)])
+    return keras.Model(inputs, [layers.Dense(second, name="critic")(inputs), layers.Dense(2, name="actor")(inputs)])
+
+
+def test_of_an_actor_and_its_critic_the_actor_is_taken(tmp_path):
+    network = two_outputs(second=1)
+    network.save(tmp_path / "both.keras")
+    for given in (network, tmp_path / "both.keras"):
+        agent = load_teacher(given, "CartPole-v1", CARTPOLE)
+        check_same(agent, network(observations(4))[1], observations(4))
+    assert read_policy(tmp_path / "both.keras", "CartPole-v1").network.output_shape == (None, 2)
 
 
 def named_outputs():
@@ -363,7 +372,7 @@ def stateful():
         (lambda: stack([3], layers.Dense(2)), r"takes \(None, 3\) and gives \(None, 2\); .* \(None, 4\) and \(None, 2"),
         (lambda: stack([4], layers.Dense(3)), r"takes \(None, 4\) and gives \(None, 3\); .* \(None, 4\) and \(None, 2"),
         (lambda: keras.Sequential([layers.Dense(2)]), "takes None"),
-        (two_outputs, r"has 1 inputs and 2 outputs.*keras\.Model\(network\.inputs, network\.outputs\[0\]\)"),
+        (two_outputs, r"2 of its outputs.*could be the actions.*keras\.Model\(network\.inputs, network\.outputs\[0\]\)"),
         (named_outputs, r"^the teacher: observations of CartPole-v1 .* \(it gives a dict, not a tensor\)"),
         (Noisy, "gives other outputs for the same observations in another call"),
         (stateful, "LSTM 'lstm' keeps a state from one observation to the next"),

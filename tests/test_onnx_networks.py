@@ -347,3 +347,24 @@ def test_commands_take_onnx_files(tmp_path):
     result = command("evaluate.py", plain, "--env", "CartPole-v1", "--episodes", 5, "--json")
     assert result.returncode == 0 and json.loads(result.stdout)["weights"] == 4 * 6 + 6 * 2, result.stderr
     refused(command("evaluate.py", plain), "does not name its environment; give it with --env")
+
+
+@pytest.mark.parametrize("shape", [[4], [1, 4], None])
+def test_inputs_of_any_batch(tmp_path, shape):
+    """A file may take one observation without a batch axis, one with it, or not say what it takes."""
+    kernel = np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)
+    nodes = [helper.make_node("MatMul", ["x", "kernel"], ["y"])]
+    if shape == [1, 4]:  # and gives the values without it
+        nodes = [helper.make_node("MatMul", ["x", "kernel"], ["z"]), helper.make_node("Squeeze", ["z"], ["y"])]
+    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
+    graph = helper.make_graph(
+        nodes,
+        "policy",
+        [given],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(kernel, "kernel")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "a.onnx")
+    teacher = load_teacher(tmp_path / "a.onnx", "CartPole-v1", SETTINGS["CartPole-v1"])
+    seen = np.random.default_rng(1).normal(size=(7, 4)).astype(np.float32)
+    assert np.abs(np.asarray(teacher.played(seen)) - seen @ kernel).max() < 1e-5
