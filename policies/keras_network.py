@@ -166,7 +166,7 @@ def _shaped(network, kind, settings, path):
 
 
 def _of_one_output(network, settings, path):
-    """The network with the only one of its outputs that can be the actions or their values, as of actor and critic in one."""
+    """The network with the only one of its outputs that can be the actions or their values, as beside a critic."""
     fitting = [output for output in network.outputs if tuple(output.shape) == (None, settings["actions"])]
     if len(fitting) != 1:
         found = ", ".join(str(tuple(output.shape)) for output in network.outputs)

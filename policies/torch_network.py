@@ -93,6 +93,9 @@ def open_module(module, settings):
     name = f"the teacher, {type(module).__name__}"
     if _is_a(module, "stable_baselines3.common.policies", "BaseModel"):
         raise ConfigurationError(f"{name}: a policy of Stable-Baselines3; give the model itself, such as PPO(...)")
+    if getattr(module.forward, "__name__", "") == "_forward_unimplemented":
+        parts = ", ".join(part for part, _ in module.named_children()) or "its modules"
+        raise ConfigurationError(f"{name}: has no forward; give the part of it that chooses the action: one of {parts}")
     if any(torch.nn.parameter.is_lazy(values) for values in (*module.parameters(), *module.buffers())):
         raise ConfigurationError(f"{name}: has weights without values yet; call it on an observation first")
     try:

@@ -440,3 +440,14 @@ def test_actions_that_do_not_reach_the_bounds_are_told(capsys, scale):
     module = Computed(lambda x: scale * torch.tanh(x), inputs=3, outputs=1)
     load_teacher(module, "Pendulum-v1", SETTINGS["Pendulum-v1"])
     assert ("stay within -1 and 1" in capsys.readouterr().out) is (scale == 1.0)
+
+
+def test_a_module_without_forward_names_its_parts():
+    class Agent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.critic, self.actor = nn.Linear(4, 1), nn.Linear(4, 2)
+
+    with pytest.raises(ConfigurationError, match=r"has no forward; give the part .* one of critic, actor"):
+        load_teacher(Agent(), "CartPole-v1", SETTINGS["CartPole-v1"])
+    assert load_teacher(Agent().actor, "CartPole-v1", SETTINGS["CartPole-v1"]).widths == ()
