@@ -242,7 +242,7 @@ def _of_the_students(config):
     needed = "names no network, such as [[2]], for pops.method=direct" if direct else "is for pops.method=direct only"
     yield direct == bool(pops["shapes"]), "pops", "shapes", needed
     searched = pops["method"] != "search" or pops["floor"] > 0
-    yield searched, "pops", "floor", "is 0, so that pops.method=search would try no network"
+    yield searched, "pops", "floor", "lets pops.method=search try no network"
 
 
 def _of_q_learning(config, atari):

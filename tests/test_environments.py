@@ -19,7 +19,7 @@ from pops.support.environments import check_spaces, configuration_of, describe, 
 from pops.support.errors import ConfigurationError, RunFailed
 from pops.support.forward import network_policy
 from pops.support.playing import Player, evaluate_network, report_rewards, varied
-from pops.support.seeds import Seeds
+from pops.support.seeds import Seeds, action_generator
 from pops.support.vector import GymnasiumEnvironments, PoolEnvironments
 
 LUNARLANDER = {"id": "LunarLander-v3", "max_episode_steps": 90}
@@ -475,3 +475,18 @@ def test_an_objects_wrappers_are_made_again(registry):
 def test_what_copies_cannot_be_made_of_is_refused(environment, words, registry):
     with pytest.raises(ConfigurationError, match=words):
         named(environment)
+
+
+def test_random_actions_do_not_follow_from_the_environments_own_numbers():
+    own, _ = gymnasium.utils.seeding.np_random(7)
+    assert not np.isin(action_generator(7).random(100), own.random(100)).any()
+    players = Player(configuration("cartpole")["environment"], 200, "greedy", epsilon=0.5)
+    explored, first = [], []
+
+    def watch(step):
+        explored.append(step.actions == 1)  # the policy's own action is 0
+        first.append(step.observations[:, 0])
+        return False
+
+    players.play(lambda seen: np.tile(np.float32([1, 0]), (*seen.shape[:2], 1)), 7, watch)
+    assert abs(np.corrcoef(explored[0], first[0])[0, 1]) < 0.25  # four standard errors

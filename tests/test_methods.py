@@ -86,6 +86,7 @@ def test_random_search_learns_a_linear_policy_from_rewards_alone(tmp_path):
         (["pops.shapes=[[1]]"], "pops.shapes: [[1]] is for pops.method=direct only"),
         (["pops.method=direct", "pops.shapes=[[0]]"], "a list of lists"),
         (["pops.method=guess"], "one of pops, search"),
+        (["pops.method=search", "pops.floor=0"], "pops.floor: 0 lets pops.method=search try no network"),
     ],
 )
 def test_wrong_methods_are_refused(tmp_path, settings, word):

@@ -666,6 +666,18 @@ def test_training_goes_on_from_given_weights(config, new_run):
         np.testing.assert_allclose(after, before, atol=1e-6)
 
 
+def test_a_diverged_network_is_not_kept(config, new_run, tmp_path):
+    short = {"steps": 60, "learning_starts": 30, "evaluate_every": 20, "episodes": 2}
+    config = config | {"teacher": config["teacher"] | short}
+    agent, run = CartPoleDQN(config["model"]), new_run(config)
+    start = [np.full_like(array, np.nan) for array in agent.network.get_weights()]
+    before = agent.network.get_weights()
+    with pytest.raises(RunFailed, match=r"the loss is nan; try a lower teacher\.learning_rate_first"):
+        train_dqn(agent, config, Seeds(0), run, start)
+    for array, kept in zip(before, agent.network.get_weights(), strict=True):
+        np.testing.assert_array_equal(array, kept)
+
+
 def test_training_a_teacher_frees_its_environments(config, new_run, players):
     short = {"steps": 60, "learning_starts": 30, "steps_per_update": 3, "evaluate_every": 9, "episodes": 2}
     config = config | {"teacher": config["teacher"] | short | {"environments": 3}}
