@@ -35,6 +35,7 @@ class TeacherFunction:
 
     def __call__(self, observations):
         self.calls += 1
+        returned = None
         try:
             # Copies, as observations and values must not be changed by the function, nor later.
             returned = self.function(np.array(observations))
@@ -43,7 +44,7 @@ class TeacherFunction:
         except ConfigurationError:
             raise
         except Exception as error:  # of whatever kind: it is the user's code that runs here
-            if "returned" in locals() and isinstance(returned, tuple):
+            if isinstance(returned, tuple):
                 self._fail(f"returned a tuple of {len(returned)}; the actions, or their values, alone are needed")
             self._fail(f"raised {type(error).__name__}: {one_line(error)}")
         wanted = (len(observations), self.settings["actions"])

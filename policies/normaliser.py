@@ -111,9 +111,10 @@ def find_normaliser(path):
         folder / "vec_normalize.pkl",
     )
     found = next((place for place in places if place.is_file()), None)
-    others = statistics_beside(path)
-    alone = len(others) == 1 and len(list(folder.glob("*.zip"))) == 1
-    return others[0] if found is None and alone else found
+    if found is None and len(list(folder.glob("*.zip"))) == 1:
+        others = statistics_beside(path)
+        found = others[0] if len(others) == 1 else None
+    return found
 
 
 def statistics_beside(path):

@@ -140,10 +140,11 @@ def _statistics(path, stack, config, normalizer):
     if normalizer is not None:
         return None if str(normalizer) == NONE else normalizer
     found, said = find_normaliser(path), bool(config and config.normalised)
+    tells = config and "normalize" in config.settings  # of rewards alone, maybe
     if found and stack.normalised is False and not said:
         log(f"{path}: trained without VecNormalize, so {found} is left out; --normalizer {found} takes it all the same")
         return None
-    if found or not (said if config else stack.normalised):
+    if found or not (said if tells else stack.normalised):
         return found
     others = ", ".join(map(str, statistics_beside(path)))
     raise ConfigurationError(

@@ -220,6 +220,9 @@ def test_an_agent_of_normalised_observations_needs_its_statistics(save, tmp_path
     agent_file(tmp_path / "another.zip", _last_original_obs=SET)  # now it may be either one's
     with pytest.raises(ConfigurationError, match=r"stats of mine\.pkl"):
         loaded(tmp_path / "agent.zip")
+    (tmp_path / "config.yml").write_text("seed: 0")  # says nothing of it
+    with pytest.raises(ConfigurationError, match="statistics are missing"):
+        loaded(tmp_path / "agent.zip")
     (tmp_path / "config.yml").write_text("normalize: dict(norm_obs=False, norm_reward=True)")
     assert loaded(tmp_path / "agent.zip").given["normalizer"] is None
 
