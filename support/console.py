@@ -63,6 +63,7 @@ def import_tensorflow(*policies):
         policies: what is read afterwards. If one of them is a file that PyTorch reads, that is imported first.
     """
     files = [policy for policy in policies if isinstance(policy, str | os.PathLike)]
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with quiet():
         if "tensorflow" not in sys.modules:
             # PyTorch's optimisers import it, which after TensorFlow crashes the process.

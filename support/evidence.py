@@ -66,9 +66,9 @@ class Runs:
 def size(rows):
     """Percent of the teacher's weights that the smallest network has which keeps `SHARE` of the reward; 100 for none.
 
-    Of a pruned network the nonzero weights count; a network that the method itself refused does not.
+    Of a pruned network the nonzero weights count.
     """
-    return min((row["percent"] for row in rows if row["share"] >= SHARE and row["kind"] != "refused"), default=100.0)
+    return min((row["percent"] for row in rows if row["share"] >= SHARE), default=100.0)
 
 
 def dense_size(rows):
@@ -370,14 +370,17 @@ PROFILED = "Methods that were not tried on all of these environments are left ou
 HEAD = """# What is PoPS worth beside simpler methods?
 
 All methods get the same teacher, and their networks are reported in the same way, on fresh episodes. A size is that of
-the smallest network that keeps 95 % of the way from random play to the teacher: the interquartile mean over seeds (in the
-logarithm). In brackets stands a 95 % interval of a stratified bootstrap where there are five seeds or more (of so few it
-holds the truth in some 86 of 100 cases), else the smallest and the largest. Where a run failed or has no such network, the
-teacher's size counts. A pruned network is full of zeros: it counts with its nonzero weights in one column and not at all in
-the other. The reported rewards choose the network, which favours methods that report many. Rewards at PoPS's size are
-shares of that way, of the best network that is at most as large as PoPS's dense one with the same seed; a pruned one counts
-with its nonzero weights. Times of methods that are given PoPS's sizes do not count the run that found these. Each run had
-one core.
+the smallest network that keeps 95 % of the way from random play to the teacher: the interquartile mean over seeds (in
+the logarithm). In brackets stands a 95 % interval of a stratified bootstrap where there are five seeds or more (for so
+few runs it is somewhat narrow), else the smallest and the largest. Where a run failed or has no such network, the
+teacher's size counts. A pruned network is full of zeros: it counts with its nonzero weights in one column and not at
+all in the other. The reported rewards choose the network, which favours methods that report many. Rewards at PoPS's
+size are shares of that way, of the best network that is at most as large as PoPS's dense one with the same seed; a
+pruned one counts with its nonzero weights. Distillation into given sizes and ARS report a network even where it misses
+their objective, and it counts all the same, which favours them. ARS, and pruning without shrinking, have 95 % as their
+objective, all others the environment's own. Where few shapes have so few weights, random widths are PoPS's own.
+Training from scratch has one initialisation. Times of methods that are given PoPS's sizes do not count the run that
+found these. Each run had one core.
 
 This page is written by `python scripts/benchmark.py report` from the CSV files in results/benchmark.
 """
