@@ -77,8 +77,8 @@ def test_the_committed_notebook_is_executed_and_clean():
     check_outputs(notebook)
     cells = code_cells(notebook)
     assert "| teacher | 256-256-128 | 99,584 |" in text_of(cells["table"])
-    assert "99,584 weights became 8 weights" in text_of(cells["weights"])
-    assert "4,480 weights became 7 weights, reward 500.0" in text_of(cells["own"])
+    assert "99,584 weights became 6 weights" in text_of(cells["weights"])
+    assert "4,480 weights became 6 weights, reward 49" in text_of(cells["own"])
     assert len(text) < 1_500_000 and len(images_of(cells["film"])[0]) < 300_000
     assert str(ROOT) not in text
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
