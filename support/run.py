@@ -24,6 +24,18 @@ from pops.support.networks import save_network
 from pops.support.rewards import reward_statistics
 from pops.support.tensorboard import Events
 
+# What those who watch a run read, for the first words of the purposes that it remembers.
+PHASES = {
+    "goal": "random play, which the objective is measured from",
+    "report": "reporting:",
+    "choose": "comparing with the teacher:",
+    "confirm": "what students are compared with:",
+    "robust": "other ways to play:",
+    "pruned": "pruning: step",
+    "distilled": "distilling: step, size",
+    "score": "confirming:",
+}
+
 
 def remembered(name):
     """Makes a function of a `task`, a `step` and maybe an `attempt` run once in a run: a resumed run remembers its result.
@@ -207,7 +219,7 @@ class Run:
         while not over.wait(self.LINE_SECONDS):
             phase = bar.tasks[0]
             share = f", {100 * phase.completed / phase.total:.0f} %" if phase.total else ""
-            latest = f"; {phase.fields['latest']}" if phase.fields["latest"] else ""
+            latest = f"; last evaluation: {phase.fields['latest']}" if phase.fields["latest"] else ""
             log(f"{self.seconds():.0f} s: {phase.description}{share}{latest}")
 
     def progress(self, phase, done=0, total=None):
@@ -233,7 +245,8 @@ class Run:
 
     def watch(self, *purpose):
         """What tells who watches, called with (done, total), how far that which has this purpose is."""
-        return partial(self.progress, " ".join(map(str, purpose)))
+        first, *others = purpose
+        return partial(self.progress, " ".join([PHASES.get(first, first), *map(str, others)]))
 
     def once(self, purpose, function, *arguments, **named):
         """What `function(*arguments)` returns. If it was done before the run was resumed, what it returned then."""

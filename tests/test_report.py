@@ -105,7 +105,7 @@ def test_the_bar_shows_phase_reward_and_sparsity(config, new_run, monkeypatch):
         run.bar.refresh()
     text = written.getvalue()
     assert "step 1: pruning" in text and "150 weights (25.0 % pruned), reward 11.0 ± 1.0" in text
-    assert "report teacher" in text and "30%" in text
+    assert "reporting: teacher" in text and "30%" in text
     assert "step 1: distilling" in text and "25%" in text and "-:--:--" in text  # no time left can be told yet
     run.progress("step 1: distilling", 2, 4)  # nobody watches any more
 
@@ -125,7 +125,7 @@ def test_off_a_terminal_a_line_tells_how_far_a_run_is(config, new_run, monkeypat
         time.sleep(0.2)
     lines = written.getvalue().splitlines()
     assert any(line.endswith(" s: step 1: pruning, 25 %") for line in lines), lines
-    assert lines[-1].endswith(" s: step 1: pruning, 50 %; 40 weights (60.0 % pruned), reward 2.0 ± 1.0")
+    assert lines[-1].endswith(" s: step 1: pruning, 50 %; last evaluation: 40 weights (60.0 % pruned), reward 2.0 ± 1.0")
     count = len(lines)
     time.sleep(0.2)
     assert len(written.getvalue().splitlines()) == count  # no more of them when it is over
