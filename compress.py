@@ -3,9 +3,8 @@
 import os
 
 from pops.configs import ENVIRONMENTS, configuration
-from pops.policies.normaliser import NONE
 from pops.support.errors import ConfigurationError
-from pops.support.files import check_readable
+from pops.support.files import check_normalizer, check_readable
 from pops.support.rules import integer, is_number
 
 SEED = integer(0, 2**32 - 1)
@@ -71,8 +70,7 @@ def compress(
         configuration(environment, profile, settings, objective=objective)
     if isinstance(teacher, str | os.PathLike):
         check_readable(teacher)
-    if normalizer is not None and str(normalizer) != NONE:
-        check_readable(normalizer)
+    check_normalizer(normalizer)
     from pops.support.console import import_tensorflow
 
     import_tensorflow(teacher)

@@ -114,7 +114,6 @@ def _normalised(dense, normaliser):
 def _normalising(agent, dense, normaliser):
     """The network that normalises and clips what it sees, as it did when it was trained."""
     (kernel, bias), *others = dense
-    clip = normaliser.clip if normaliser.clips else 1.0
     inputs = keras.Input(agent.settings["observation_shape"], name="observations", dtype=agent.observation_type)
     normalise = [
         keras.layers.Normalization(
@@ -124,11 +123,12 @@ def _normalising(agent, dense, normaliser):
         ),
     ]
     if normaliser.clips:
-        normalise.append(keras.layers.Rescaling(1 / clip, name="clip_in"))
+        normalise.append(keras.layers.Rescaling(1 / normaliser.clip, name="clip_in"))
         normalise.append(keras.layers.Activation("hard_tanh", name="clip"))
+        kernel = kernel * np.float32(normaliser.clip)
     layers = agent.plain_network("layers").layers
     network = keras.Sequential([inputs, *normalise, *layers], name=agent.network.name)
-    network.set_weights(_flat([(kernel * np.float32(clip), bias), *others]))
+    network.set_weights(_flat([(kernel, bias), *others]))
     return network
 
 

@@ -40,7 +40,7 @@ class TeacherFunction:
             # Copies, as observations and values must not be changed by the function, nor later.
             returned = self.function(np.array(observations))
             values = np.array(returned)
-            values = self._one_hot(values) if values.dtype.kind in "iub" else values.astype(np.float32)
+            values = self._of_integers(values) if values.dtype.kind in "iub" else values.astype(np.float32)
         except ConfigurationError:
             raise
         except Exception as error:  # of whatever kind: it is the user's code that runs here
@@ -57,20 +57,28 @@ class TeacherFunction:
             self._fail(f"returned {values[row, column]} for action {column} of observation {row}; finite {wanted} needed")
         return values
 
-    def _one_hot(self, numbers):
+    def _of_integers(self, numbers):
         """Action values for the numbers of discrete actions, [batch] or [batch, 1]; all others as they are."""
         actions, shape = self.settings["actions"], numbers.shape
         one = not (self.settings["bounds"] or self.settings["factors"]) and shape in (shape[:1], (*shape[:1], 1))
         if not one:
             return numbers.astype(np.float32)
-        if not (numbers.min() >= 0 and numbers.max() < actions):
-            self._fail(
-                f"returned action {numbers.min() if numbers.min() < 0 else numbers.max()}; there are 0 to {actions - 1}"
-            )
-        return np.eye(actions, dtype=np.float32)[numbers.astype(np.int64).reshape(-1)]
+        return one_hot(
+            numbers, actions, lambda number: self._fail(f"returned action {number}; there are 0 to {actions - 1}")
+        )
 
     def _fail(self, what):
         raise ConfigurationError(f"the teacher: {what} (in its call {self.calls})") from None
+
+
+def one_hot(numbers, actions, refuse):
+    """Action values, float32 [batch, actions], for numbers of actions, integers [batch] or [batch, 1]. `refuse`: raises for
+    a number that there is not."""
+    numbers = numbers.reshape(-1).astype(np.int64)
+    for number in (numbers.min(), numbers.max()):
+        if not 0 <= number < actions:
+            refuse(number)
+    return np.eye(actions, dtype=np.float32)[numbers]
 
 
 def refuse_chance(name, function, observations):

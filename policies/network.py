@@ -7,7 +7,7 @@ import numpy as np
 
 from pops.policies.agent import agent_of
 from pops.policies.chain import NotPlain
-from pops.policies.functions import TeacherFunction, refuse_chance
+from pops.policies.functions import TeacherFunction, one_hot, refuse_chance
 from pops.support.console import log
 from pops.support.errors import ConfigurationError, one_line
 
@@ -72,10 +72,13 @@ def policy_of(network, kind, settings, environment):
         return network.function(why)
     probabilities = not integers and are_probabilities(outputs, settings)
 
+    def no_such_action(number):
+        raise ConfigurationError(f"{network.name}: chooses action {number}, and there are 0 to {settings['actions'] - 1}")
+
     def values(observations):
         outputs = network.run(observations)[output]
         if integers:
-            return _one_hot(outputs, settings, network.name)
+            return one_hot(outputs, settings["actions"], no_such_action)
         return np.log(np.maximum(outputs, LEAST)) if probabilities else outputs
 
     values(samples(kind, settings))  # which may show actions that there are not
@@ -166,15 +169,6 @@ def _in_words(outputs):
     batch = ["batch"] if outputs.shape[:1] == (ROWS,) else outputs.shape[:1]
     shape = f"({', '.join(map(str, (*batch, *outputs.shape[1:])))})"
     return shape if outputs.dtype.kind == "f" else f"{shape} of {outputs.dtype}"
-
-
-def _one_hot(numbers, settings, name):
-    """Action values for numbers of actions, integers [batch] or [batch, 1]. Raises ConfigurationError for other numbers."""
-    numbers, actions = numbers.reshape(-1), settings["actions"]
-    for number in (numbers.min(), numbers.max()):
-        if not 0 <= number < actions:
-            raise ConfigurationError(f"{name}: chooses action {number}, and there are 0 to {actions - 1}")
-    return np.eye(actions)[numbers]
 
 
 def _refuse_chance(network, output, integers, kind, settings):

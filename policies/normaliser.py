@@ -10,8 +10,6 @@ from pops.policies.formats import what_is
 from pops.policies.pickles import Record, read_pickle, value_of
 from pops.support.errors import ConfigurationError
 
-NONE = "none"  # in place of a file's path: observations are not normalised, whatever lies beside the agent
-
 
 @dataclass(frozen=True, eq=False)
 class Normaliser:

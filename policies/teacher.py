@@ -13,11 +13,12 @@ from pops.policies.agent import agent_of
 from pops.policies.formats import refuse, what_is
 from pops.policies.functions import TeacherFunction
 from pops.policies.network import policy_of
-from pops.policies.normaliser import NONE, find_normaliser, read_normaliser, statistics_beside
+from pops.policies.normaliser import find_normaliser, read_normaliser, statistics_beside
 from pops.policies.zoo import find_zoo_config, read_zoo_config, refuse_wrappers
 from pops.support.console import log
 from pops.support.environments import configuration_of, registered_name
 from pops.support.errors import ConfigurationError
+from pops.support.files import NO_NORMALIZER
 from pops.support.networks import read_network
 
 KERAS = "a Keras file", "an HDF5 file"
@@ -138,13 +139,12 @@ def _statistics(path, stack, config, normalizer):
         ConfigurationError: it was trained on normalised observations, and none are there.
     """
     if normalizer is not None:
-        return None if str(normalizer) == NONE else normalizer
-    found, said = find_normaliser(path), bool(config and config.normalised)
-    tells = config and "normalize" in config.settings  # of rewards alone, maybe
+        return None if str(normalizer) == NO_NORMALIZER else normalizer
+    found, said = find_normaliser(path), config and config.normalised
     if found and stack.normalised is False and not said:
         log(f"{path}: trained without VecNormalize, so {found} is left out; --normalizer {found} takes it all the same")
         return None
-    if found or not (said if tells else stack.normalised):
+    if found or not (stack.normalised if said is None else said):
         return found
     others = ", ".join(map(str, statistics_beside(path)))
     raise ConfigurationError(
@@ -158,9 +158,8 @@ def _statistics(path, stack, config, normalizer):
 GREEDY = "DQN", "QR-DQN", "ARS"
 
 
-def take_over(config, agent):
-    """Makes a configuration that of an agent: its model, and how it acts."""
-    config["model"] = agent.settings | {"widths": list(agent.widths)}
+def act_as(config, agent):
+    """Makes a configuration act as an agent does, whose algorithm may not sample its actions."""
     algorithm = agent.given.get("algorithm")
     if algorithm in GREEDY and config["evaluation"]["acting"] == "sample":
         log(f"{algorithm} takes the action of its largest output, so actions are not sampled (evaluation.acting=greedy)")
@@ -222,8 +221,8 @@ def read_policy(path, environment=None, assignments=(), normalizer=None):
         agent = load_teacher(path, environment, config["model"], normalizer)
         if isinstance(agent, TeacherFunction):
             return Policy(agent, environment, config, agent)
-        take_over(config, agent)
-        return Policy(agent.played, environment, config, agent)
+        act_as(config, agent)
+        return Policy(agent.played, environment, config | {"model": agent.settings}, agent)
     _refuse_normalizer(normalizer)
     check_keras(path, what_is(path))
     network = read_network(path)

@@ -21,14 +21,14 @@ class ZooConfig:
 
     Args:
         wrappers: full names of the environment's wrappers, outermost last.
-        normalised: whether observations were normalised by VecNormalize.
+        normalised: whether observations were normalised by VecNormalize; None where the file does not say.
         frame_stack: observations that are stacked.
         n_timesteps: environment steps of the training, or None.
         settings: all of the file.
     """
 
     wrappers: tuple[str, ...] = ()
-    normalised: bool = False
+    normalised: bool | None = None
     frame_stack: int = 1
     n_timesteps: int | None = None
     settings: dict = field(default_factory=dict)
@@ -48,16 +48,13 @@ def read_zoo_config(path):
     """
     try:
         settings = yaml.load(Path(path).read_text(), _loader())  # a SafeLoader
+        if isinstance(settings, dict):
+            return _config_of(settings)
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, ValueError, TypeError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
         raise ConfigurationError(f"{path}: no settings of the RL Baselines3 Zoo ({one_line(error, 200)})") from None
-    if not isinstance(settings, dict):
-        raise ConfigurationError(f"{path}: no settings of the RL Baselines3 Zoo")
-    try:
-        return _config_of(settings)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise ConfigurationError(f"{path}: no settings of the RL Baselines3 Zoo ({one_line(error, 200)})") from None
+    raise ConfigurationError(f"{path}: no settings of the RL Baselines3 Zoo")
 
 
 def _config_of(settings):
@@ -67,7 +64,7 @@ def _config_of(settings):
     steps = settings.get("n_timesteps")
     return ZooConfig(
         wrappers=(*_wrappers(settings.get("env_wrapper")), *_wrappers(settings.get("vec_env_wrapper"))),
-        normalised=bool(normalize) and bool(arguments.get("norm_obs", True)),
+        normalised=bool(normalize) and bool(arguments.get("norm_obs", True)) if "normalize" in settings else None,
         frame_stack=int(settings.get("frame_stack") or 1),
         n_timesteps=int(float(steps)) if steps and float(steps) > 0 else None,
         settings=settings,

@@ -10,9 +10,8 @@ import sys
 from pathlib import Path
 
 from pops.configs import ENVIRONMENTS, PROFILES, configuration, value_of
-from pops.policies.normaliser import NONE
 from pops.support.errors import ConfigurationError, RunFailed
-from pops.support.files import check_readable
+from pops.support.files import check_normalizer, check_readable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -112,9 +111,9 @@ def check_policy_arguments(arguments, *models):
     """Raises ConfigurationError for what `--env`, `--set` and the models' paths tell before TensorFlow is imported."""
     if arguments.env in ENVIRONMENTS:
         configuration(arguments.env, assignments=arguments.set)
-    normalizer = getattr(arguments, "normalizer", None)
-    for path in (*models, *([normalizer] if normalizer and str(normalizer) != NONE else [])):
+    for path in models:
         check_readable(path)
+    check_normalizer(getattr(arguments, "normalizer", None))
 
 
 def check_tensorboard(arguments):

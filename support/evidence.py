@@ -158,10 +158,10 @@ def _span(values, words):
 
 def _searched(runs, environment):
     """What a search by distillation alone finds, and its share of PoPS's time."""
-    if not runs.shared("pops", "search").count(environment):
+    if environment not in runs.shared("pops", "search"):
         return ""
     weights = _number(geometric(runs.weights(environment, "search", dense_size)))
-    alone, whole = (float(_minutes(runs.of(environment, method)) or math.nan) for method in ("search", "pops"))
+    alone, whole = (_median_minutes(runs.of(environment, method)) for method in ("search", "pops"))
     return f"{weights} in {alone / whole:.2f} of the time"
 
 
@@ -213,10 +213,16 @@ def _weights(values):
     return _in_brackets(*map(_number, (value, low, high)))
 
 
-def _minutes(found):
-    """The median of some runs' minutes, in words; runs that failed have none."""
+def _median_minutes(found):
+    """The median of some runs' minutes; runs that failed have none, nan if all have."""
     known = [taken for taken in map(minutes, found) if math.isfinite(taken)]
-    return f"{np.median(known):.2g}" if known else ""
+    return float(np.median(known)) if known else math.nan
+
+
+def _minutes(found):
+    """The same in words."""
+    median = _median_minutes(found)
+    return f"{median:.2g}" if math.isfinite(median) else ""
 
 
 def _number(value):

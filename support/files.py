@@ -172,6 +172,15 @@ def check_readable(path):
         raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from None
 
 
+NO_NORMALIZER = "none"  # in place of a path: observations are not normalised, whatever lies beside the agent
+
+
+def check_normalizer(path):
+    """Raises ConfigurationError unless the statistics of a normaliser can be read, where some are named."""
+    if path is not None and str(path) != NO_NORMALIZER:
+        check_readable(path)
+
+
 def make_folder(path):
     """Makes a folder where there is none. Raises ConfigurationError if that cannot be."""
     try:

@@ -19,6 +19,7 @@ def read_network(path):
             one that needs code.
     """
     check_readable(path)
+    of_keras_2 = _version(path).startswith("2.")
     try:
         check_listed(path)
         if not is_hdf5(path):  # which has no place for a seal
@@ -26,12 +27,12 @@ def read_network(path):
         network = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises many kinds for what is no model file
         reason = one_line(error)
-        if _version(path).startswith("2."):
+        if of_keras_2:
             needs = f"written by Keras 2, and this is Keras {keras.__version__}; save it there as .h5, or export it to ONNX"
         else:
             needs = _needs(reason) or f"damaged, or no Keras model file ({reason[:200]})"
         raise ConfigurationError(f"{path}: {needs}") from None
-    if _version(path).startswith("2.") and "hard_sigmoid" in json.dumps(network.get_config(), default=str):
+    if of_keras_2 and "hard_sigmoid" in json.dumps(network.get_config(), default=str):
         raise ConfigurationError(
             f"{path}: written by Keras 2, whose hard_sigmoid was another function than today's; export it to ONNX there"
         )

@@ -11,7 +11,7 @@ import tensorflow as tf
 from pops.configs import ENVIRONMENTS
 from pops.model import agents_of
 from pops.policies.functions import TeacherFunction, imitator, refuse_chance
-from pops.policies.teacher import is_object, load_teacher, take_over
+from pops.policies.teacher import act_as, is_object, load_teacher
 from pops.policies.torch_network import weights_of
 from pops.support.console import log
 from pops.support.environments import check_spaces, configuration_of
@@ -88,7 +88,8 @@ def read_teacher(teacher, environment, config, normalizer):
         widths = shape_text(config["model"]["widths"])
         log(f"{policy.why}: taken as a function, which a network of {widths} learns to imitate first")
     else:
-        take_over(config, policy)
+        config["model"] = policy.settings | {"widths": list(policy.widths)}
+        act_as(config, policy)
     if isinstance(teacher, str | os.PathLike):
         origin = {"teacher": portable(teacher), "teacher_sha256": checksum(teacher)}
     else:

@@ -255,6 +255,8 @@ def test_values_are_not_sampled_from(tmp_path, capsys):
     _, tensors = sequential("q_net.q_net", 8, 4)
     write(tmp_path / "dqn.zip", "DQN", tensors, space.observation_space, space.action_space)
     assert read_policy(tmp_path / "dqn.zip", "lunarlander").config["evaluation"]["acting"] == "greedy"
+    widths = configuration_of("lunarlander")["model"]["widths"]  # of the network that sizes are compared with
+    assert read_policy(tmp_path / "dqn.zip", "lunarlander").config["model"]["widths"] == widths
     assert "evaluation.acting=greedy" in capsys.readouterr().out
     _, hidden = sequential("mlp_extractor.policy_net", 8, 4)
     _, head = dense("action_net", 4, 4)
