@@ -76,15 +76,16 @@ def check_reward(run, network, config, seeds, episodes):
         return tf.ensure_shape(outputs, [observations.shape[0], config["model"]["actions"]])
 
     ours, theirs = (report_rewards(policy, config, seeds, episodes, "export") for policy in (exported, network))
-    objective = config["evaluation"]["objective"]
-    if objective is None:
-        objective = float(np.nextafter(theirs["reward_mean"] - theirs["reward_stderr"], -np.inf))
+    limit, name = config["evaluation"]["objective"], "objective"
+    if limit is None:
+        limit = float(np.nextafter(theirs["reward_mean"] - theirs["reward_stderr"], -np.inf))
+        name = "Keras model's less one standard error"
     log(
         f"reward over {episodes} episodes ({way_to_act(config)}): {rewards_text(ours)}, "
-        f"the Keras model's {rewards_text(theirs)}; objective {objective:g}"
+        f"the Keras model's {rewards_text(theirs)}; {name} {limit:g}"
     )
     if config["evaluation"]["acting"] == "sample":
         largest = report_rewards(exported, varied(config, "greedy"), seeds, episodes, "export")
         log(f"reward over {episodes} episodes (greedy, the action of the largest output): {rewards_text(largest)}")
-    if not ours["reward_mean"] > objective:
-        raise RunFailed(f"the exported policy's reward, {rewards_text(ours)}, is not above the objective, {objective:g}")
+    if not ours["reward_mean"] > limit:
+        raise RunFailed(f"the exported policy's reward, {rewards_text(ours)}, is not above the {name}, {limit:g}")

@@ -53,6 +53,8 @@ def report(models, environment, assignments, out, seed, episodes):
     if len(environments) > 1:
         raise ConfigurationError(f"these are policies for different environments: {', '.join(sorted(environments))}")
     make_folder(out)
+    if missing := missing_packages():
+        log(f"ONNX is left out: {', '.join(missing)} missing (pip install -r requirements-export.txt)")
     rows = []
     for name, path, policy in policies:
         log(f"{path} ...")

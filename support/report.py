@@ -6,9 +6,8 @@ import html
 import json
 from pathlib import Path
 
-from pops.support.errors import ConfigurationError
 from pops.support.files import replacing
-from pops.support.results import LOW, choice_lines, low, result_rows
+from pops.support.results import LOW, choice_lines, low, no_finished_run, result_rows
 from pops.support.rewards import rewards_text
 from pops.utils import draw_rewards
 
@@ -41,7 +40,7 @@ def write_report(folder):
         title = f"{config['environment']}, seed {config['seed']}, {config['command']}"
         parts = [_results(summary), _settings(config)]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ConfigurationError(f"{folder}: does not hold a finished run ({error})") from None
+        raise no_finished_run(folder, "a finished run", error) from None
     parts[1:1] = [_learning(folder, rows, config, summary), _plots(folder)]
     head = (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

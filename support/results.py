@@ -48,8 +48,15 @@ def load_run(folder):
                 for row in csv.DictReader(file)
             ]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ConfigurationError(f"{folder}: does not hold a finished run of pops.py ({error})") from None
+        raise no_finished_run(folder, "a finished run of pops.py", error) from None
     return run
+
+
+def no_finished_run(folder, wanted, error):
+    """The ConfigurationError for a folder that is not the one `wanted`, as reading it failed with `error`."""
+    if (folder / "checkpoint").exists() and not (folder / "summary.json").exists():
+        return ConfigurationError(f"{folder}: the run has not finished; its own command with --resume goes on")
+    return ConfigurationError(f"{folder}: does not hold {wanted} ({error})")
 
 
 def result_rows(summary):

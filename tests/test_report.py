@@ -81,6 +81,14 @@ def test_a_folder_without_a_run_has_no_report(tmp_path):
     refused(command("report.py", tmp_path), str(tmp_path), "does not hold a finished run")
 
 
+def test_a_run_that_goes_on_is_said_to_be_unfinished(tiny_run, tmp_path):
+    (tmp_path / "checkpoint").mkdir()
+    shutil.copy(tiny_run / "config.json", tmp_path)
+    for read in (write_report, load_run):
+        with pytest.raises(ConfigurationError, match="has not finished; its own command with --resume goes on"):
+            read(tmp_path)
+
+
 def test_the_command_writes_the_page_again(tiny_run, tmp_path):
     shutil.copytree(tiny_run, tmp_path / "run")
     (tmp_path / "run" / "report.html").unlink()
@@ -169,6 +177,7 @@ def test_policies_are_compared_as_a_device_runs_them(tiny_run, tmp_path):
     assert result.returncode == 0, result.stderr
     teacher, pruned, shrunk = rows = json.loads((tmp_path / "deploy" / "report.json").read_text())
     assert [row["policy"] for row in rows] == ["teacher", "pruned only", "shrunk"]
+    assert all(("onnx" in row["bytes"]) != ("ONNX is left out" in result.stdout) for row in rows)
     assert teacher["multiply_accumulates"] == teacher["weights"] == pruned["weights"] == 99_584
     assert pruned["nonzero"] < pruned["weights"] and shrunk["nonzero"] == shrunk["weights"] < pruned["nonzero"]
     for row in rows:
