@@ -14,5 +14,8 @@ class Damaged(ValueError):
 
 
 def one_line(error, most=None):
-    """An error's text on one line, of at most so many characters."""
-    return " ".join(str(error).split())[:most]
+    """An error's text on one line, of at most so many characters. Of a program's traceback, as TorchScript gives it, the end."""
+    text = str(error)
+    if "Traceback" in text:
+        text = text.rpartition("Error: ")[2]
+    return " ".join(text.split())[:most]

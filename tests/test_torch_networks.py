@@ -337,6 +337,22 @@ def test_a_missing_pytorch_is_named(tmp_path, monkeypatch):
         load_teacher(tmp_path / "a.pt", "CartPole-v1", SETTINGS["CartPole-v1"])
 
 
+class Double(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 2).double()
+
+    def forward(self, x):
+        return self.layer(x.double())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_why_a_program_fails_is_the_end_of_its_traceback(tmp_path):
+    torch.jit.script(Double()).save(tmp_path / "a.pt")
+    with pytest.raises(ConfigurationError, match=r"with which it fails \([^()]*dtype"):
+        load_teacher(tmp_path / "a.pt", "CartPole-v1", SETTINGS["CartPole-v1"])
+
+
 TINY = [*ANY, "evaluation.objective=5", "evaluation.lower_bound=1", "pops.steps=1"]
 
 
