@@ -3,7 +3,7 @@
 benchmark.py SUITE          all runs of a suite that are not done yet; then their CSV file, tables and graphs
 benchmark.py run M,... E,... --seeds 0-9     runs of your own: methods and environments, separated by commas
 benchmark.py tune ENV --set pops.shapes=[[2]]    settings for the distillation into one network, by Ray Tune
-benchmark.py report         docs/benchmark.md, the README's tables and the graphs anew, from results/
+benchmark.py report         docs/benchmark.md, the pages' tables of results and the graphs anew, from results/
 """
 
 import importlib.util
@@ -112,10 +112,13 @@ def collect(wanted, failed, storage, path):
 
 
 def write_pages():
-    """Writes docs/benchmark.md and the README's tables of results."""
+    """Writes docs/benchmark.md, and the tables of results in the README and the other pages."""
     from pops.support.evidence import PAGE, README, page, readme
+    from pops.support.results import with_tables
 
-    write({PAGE: page(), README: readme(README.read_text(encoding="utf-8"))})
+    texts = {path: path.read_text(encoding="utf-8") for path in (README, *sorted(PAGE.parent.glob("*.md")))}
+    pages = {path: made for path, text in texts.items() if (made := with_tables(text)) != text}
+    write(pages | {PAGE: page(), README: readme(texts[README])})
 
 
 def write(texts):

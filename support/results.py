@@ -2,9 +2,11 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 from pops.support.errors import ConfigurationError
+from pops.support.files import ROOT
 from pops.support.rewards import reward_line, rewards_text, shape_text, shares
 from pops.support.rules import WAYS
 
@@ -60,23 +62,33 @@ def no_finished_run(folder, wanted, error):
 
 
 def result_rows(summary):
-    """The summary as a table, rows of text: headings, teacher, then what each PoPS step pruned and shrunk."""
+    """The summary as a table, rows of text: headings, teacher, then what each PoPS step pruned and shrunk.
+
+    Of pruned networks the nonzero weights count, of all others, which are dense, every weight.
+    """
     also = [name for name in WAYS if name in summary["teacher"]]
     headings = ["policy", "hidden units", "weights", "percent", "reward ± s.e.", *LOW]
     rows = [[*headings, *(f"{name} ± s.e." for name in also), "seconds"]]
 
-    def add(name, report, widths, seconds=""):
+    def add(name, report, widths, size, seconds=""):
         others = [rewards_text(report[name]) if name in report else "" for name in also]
-        size = shape_text(widths), f"{report['nonzero']:,}", shares(report)
-        rows.append([name, *size, rewards_text(report), *low(report), *others, seconds])
+        rows.append([name, shape_text(widths), *size, rewards_text(report), *low(report), *others, seconds])
 
-    add("teacher", summary["teacher"], summary["teacher"]["widths"])
+    teacher = summary["teacher"]
+    add("teacher", teacher, teacher["widths"], dense_size(teacher))
     for entry in summary["steps"]:
         if "pruned" in entry:
-            add(f"pruned {entry['step']}", entry["pruned"], entry["from_widths"])
+            pruned = entry["pruned"]
+            add(f"pruned {entry['step']}", pruned, entry["from_widths"], (f"{pruned['nonzero']:,}", shares(pruned)))
         if "shrunk" in entry:
-            add(f"shrunk {entry['step']}", entry["shrunk"], entry["shrunk"]["widths"], f"{entry['seconds']:.0f}")
+            shrunk = entry["shrunk"]
+            add(f"shrunk {entry['step']}", shrunk, shrunk["widths"], dense_size(shrunk), f"{entry['seconds']:.0f}")
     return rows
+
+
+def dense_size(report):
+    """Weights and percent of the original, in words, of a network whose weights all count."""
+    return f"{report['weights']:,}", f"{report['percent']:.3g} %"
 
 
 def choice_lines(summary):
@@ -111,10 +123,38 @@ def markdown_table(runs):
                     " and ".join(students[entry["step"]]),
                     shape_text(report["widths"]),
                 ]
-                row += [f"{report['weights']:,}", shares(report), rewards_text(report)]
+                row += [*dense_size(report), rewards_text(report)]
                 row += [rewards_text(report[name]) if name in report else "" for name in also]
                 rows.append([*row, *low(report), minutes])
+    return _markdown(rows)
+
+
+def steps_table(runs):
+    """For each run its `result_rows`, in Markdown."""
+    rows = []
+    for run in runs:
+        headings, *found = result_rows(run["summary"])
+        rows = rows or [["seed", *headings], ["---"] * (len(headings) + 1)]
+        rows += [[str(run["config"]["seed"]), *row] for row in found]
+    return _markdown(rows)
+
+
+def _markdown(rows):
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+TABLES = {"students": markdown_table, "steps": steps_table}
+
+
+def with_tables(text):
+    """A page's text with its tables of results/ made anew: those after a line such as `<!-- students of results/pong -->`."""
+
+    def made(match):
+        folders = sorted((ROOT / "results" / match["name"]).glob("seed*"))
+        return f"{match['line']}\n{TABLES[match['kind']]([load_run(folder) for folder in folders])}\n"
+
+    line = rf"(?P<line><!-- (?P<kind>{'|'.join(TABLES)}) of results/(?P<name>\w+) -->\n)"
+    return re.sub(rf"^{line}\n(\|.*\n)*", made, text, flags=re.MULTILINE)
 
 
 def objective_of(config, summary):
