@@ -14,7 +14,7 @@ class Damaged(ValueError):
 
 
 def one_line(error, most=None):
-    """An error's text on one line, of at most so many characters. Of a program's traceback, as TorchScript gives it, the end."""
+    """An error's text on one line, of at most so many characters; of a traceback, as TorchScript gives it, the end."""
     text = str(error)
     if "Traceback" in text:
         text = text.rpartition("Error: ")[2]

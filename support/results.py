@@ -147,7 +147,7 @@ TABLES = {"students": markdown_table, "steps": steps_table}
 
 
 def with_tables(text):
-    """A page's text with its tables of results/ made anew: those after a line such as `<!-- students of results/pong -->`."""
+    """A page's text with its tables of results/ made anew, which follow lines such as `<!-- steps of results/pong -->`."""
 
     def made(match):
         folders = sorted((ROOT / "results" / match["name"]).glob("seed*"))
