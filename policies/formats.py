@@ -14,8 +14,8 @@ _WAYS = {
     "a file of Stable-Baselines (2)": "its TensorFlow 1 networks are not read; export the actor to ONNX (with tf2onnx), or "
     "build it in Keras from the arrays in 'parameters' and save it as .keras",
     "an unpacked file of Stable-Baselines3": "give the .zip, or zip what is in the folder",
-    "a zip of Stable-Baselines3 without policy.pth": "save the model again by model.save(...); if SBX wrote it, its weights are "
-    "pickled, which is not read: give compress() a function, lambda states: model.predict(states, deterministic=True)[0]",
+    "a zip of Stable-Baselines3 without policy.pth": "save the model again by model.save(...); if SBX wrote it, its "
+    "weights are pickled, so give compress() a function: lambda states: model.predict(states, deterministic=True)[0]",
     "a TorchScript module": "give it as the teacher",
     "a PyTorch state dictionary or model": f"the file does not say how its layers are connected; {_ONNX}",
     "a program of torch.export": _ONNX,
