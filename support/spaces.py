@@ -56,6 +56,10 @@ def _adapted_actions(environment):
     if isinstance(space, Box):
         if not space.is_bounded():
             raise ConfigurationError(f"has actions {_short(space)}; continuous ones must be bounded")
+        if not np.issubdtype(space.dtype, np.floating):
+            raise ConfigurationError(
+                f"has actions {_short(space)}, whole numbers, which a policy does not give; register it with MultiDiscrete"
+            )
         return environment if len(space.shape) == 1 else FlatActions(environment)
     if isinstance(space, Discrete):
         return environment if space.start == 0 else ShiftedActions(environment)

@@ -106,6 +106,7 @@ def test_environments_that_pops_has_no_agents_for_are_refused(name, words):
         ({"observation_space": gymnasium.spaces.Box(0, 255, (9, 9, 3), np.uint8)}, "of these only Atari games"),
         ({"observation_space": gymnasium.spaces.Text(3)}, "has observations Text"),
         ({"action_space": gymnasium.spaces.Box(-np.inf, 1, (1,))}, "continuous ones must be bounded"),
+        ({"action_space": gymnasium.spaces.Box(0, 9, (1,), np.int64)}, "whole numbers, which a policy does not give"),
         ({"action_space": gymnasium.spaces.Text(3)}, "has actions Text"),
         ({"limit": None}, "environment.max_episode_steps: null is not an integer"),
     ],
