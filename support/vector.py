@@ -263,7 +263,8 @@ class PoolEnvironments:
             env_seed=list(range(seed, seed + count)),
         )
         self.results[:] = 0
-        self.results["observation"] = self.pool.reset()[0]
+        with warnings.catch_warnings(action="ignore"):  # of its own spaces, which are not used here
+            self.results["observation"] = self.pool.reset()[0]
         return self.results["observation"].copy(), {}
 
     def step(self, actions):
