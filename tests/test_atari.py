@@ -257,7 +257,7 @@ TINY_TEACHER = (
     "teacher.steps_per_update=20 "
     "teacher.batch_size=8 teacher.evaluate_every=400 teacher.episodes=2 teacher.restart_every=160 "
     "environment.max_episode_steps=60 replay.capacity=200 replay.observe=100 replay.student_states=0 "
-    "checkpoint.seconds=0"
+    "evaluation.report_episodes=3 checkpoint.seconds=0"
 ).split()
 
 

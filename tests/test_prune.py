@@ -254,7 +254,7 @@ def test_sizes_from_redundancy_always_work(model):
     assert sum(count(redundant)) <= new
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(pruned_models(), st.data())
 def test_sizes_without_a_layer_always_work(model, data):
     widths, live, rule, sizes, less, more = model
@@ -283,7 +283,7 @@ def test_without_a_layer_as_many_live_units_stay_as_the_budget_allows(widths, li
     assert without_layer(layer, redundancy, original, widths, count, live, "live_units") == result
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(pruned_models(), st.booleans())
 def test_shapes_to_try_are_all_smaller_and_that_with_fewer_layers_comes_first(model, fewer_layers):
     widths, live, rule, sizes, less, _ = model
@@ -343,7 +343,7 @@ def test_redundancy_counts_the_original_layers_around_a_removed_one_together(mon
     np.testing.assert_allclose(second, 1 - np.array(left) / joined_at(layer, count((8, 8, 8))))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(pruned_models())
 def test_a_redundant_layer_is_one_that_a_kernel_in_its_place_could_replace(model):
     widths, live, _, sizes, less, _ = model
