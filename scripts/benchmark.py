@@ -116,9 +116,9 @@ def write_pages():
     from pops.support.evidence import PAGE, README, page, readme
     from pops.support.results import with_tables
 
-    texts = {path: path.read_text(encoding="utf-8") for path in (README, *sorted(PAGE.parent.glob("*.md")))}
-    pages = {path: made for path, text in texts.items() if (made := with_tables(text)) != text}
-    write(pages | {PAGE: page(), README: readme(texts[README])})
+    texts = {path: path.read_text(encoding="utf-8") for path in sorted(PAGE.parent.glob("*.md"))}
+    changed = {path: made for path, text in texts.items() if (made := with_tables(text)) != text}
+    write(changed | {PAGE: page(), README: readme(README.read_text(encoding="utf-8"))})
 
 
 def write(texts):
