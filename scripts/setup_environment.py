@@ -98,7 +98,8 @@ def _fill(wanted):
     """Installs requirement files {name: text} and stamps .venv with them."""
     print("installing (TensorFlow is large; this takes some minutes)", flush=True)
     STAMP.unlink(missing_ok=True)
-    pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    # Python compiles a module when it is first imported; compiling all of them here takes as long as the rest.
+    pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check"]
     files = [f"-r{name}" for name in wanted]
     log = VENV / "install.log"
     with log.open("wb") as output:
